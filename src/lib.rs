@@ -1,0 +1,11 @@
+//! Portcullis stands between kubelet and the container runtime and judges every image before it
+//! may be pulled. What it cannot prove, it refuses.
+//!
+//! The modules below are declared in the order of one pull.
+#![forbid(unsafe_code)]
+
+// The vocabulary.
+pub mod image;
+pub mod problem;
+pub mod refusal;
+mod json;
