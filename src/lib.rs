@@ -4,6 +4,9 @@
 //! The modules below are declared in the order of one pull.
 #![forbid(unsafe_code)]
 
+// The road of one pull.
+pub mod resolve;
+
 // The vocabulary.
 pub mod image;
 pub mod problem;

@@ -1,0 +1,28 @@
+//! Stage 4: a tag becomes a digest, through the same mirrors and with the same credentials as
+//! containerd's own pull.
+
+mod auth;
+mod client;
+mod error;
+mod header;
+mod hosts;
+mod hosts_file;
+mod hosts_text;
+mod manifest;
+mod pin;
+mod referrers;
+mod registry;
+mod session;
+mod tls;
+mod token;
+mod transport;
+
+pub use auth::Credentials;
+pub use error::{Failure, RegistryError};
+pub use hosts::HostsDirectories;
+pub use manifest::{
+    Descriptor, ImageManifest, Index, MAX_MANIFEST, Manifest, ManifestError, Platform,
+};
+pub use pin::{Resolved, pin};
+pub use registry::{Fetched, Registry, Repo};
+pub use transport::Timeouts;
