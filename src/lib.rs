@@ -6,6 +6,7 @@
 
 // The road of one pull.
 pub mod resolve;
+pub mod evidence;
 
 // The vocabulary.
 pub mod image;

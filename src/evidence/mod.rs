@@ -1,0 +1,58 @@
+//! Stage 5: what others claim about a digest. Everything here is untrusted.
+//!
+//! Signatures are found by the `sha256-<hex>.sig` tag that cosign 2 writes and by the referrers
+//! of the image (OCI distribution specification, "Listing Referrers") that cosign 3 writes. What
+//! is found is read for its shape only; whether it holds is for `verify` to say.
+
+mod gather;
+mod shape;
+
+pub use gather::gather;
+
+use crate::{image::Digest, refusal::Refusal};
+
+/// Everything that was found about one image, and everything that could not be asked.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    /// What was found, in the order of discovery, bounded by [`MAX_SIGNATURES`].
+    pub claims: Vec<UntrustedClaim>,
+    /// Questions that a registry did not answer. While there are any, "unsigned" is unproven.
+    pub gaps: Vec<Refusal>,
+}
+
+/// Most signatures that are looked at for an image, over all its sources.
+pub const MAX_SIGNATURES: usize = 100;
+
+/// Somebody's claim about a digest.
+#[derive(Clone, Debug)]
+pub struct UntrustedClaim {
+    /// The digest that was asked about when this was found: the image's, or that of its child
+    /// for this platform.
+    pub subject: Digest,
+    /// Where it was found: `sha256-….sig` or the digest of the referrer.
+    pub source: String,
+    /// What is claimed, by its format.
+    pub body: UntrustedBody,
+}
+
+/// A claim in one of the formats that Portcullis reads. All bytes are bounded.
+#[derive(Clone, Debug)]
+pub enum UntrustedBody {
+    /// cosign's simple signing: a JSON payload and a signature over its bytes.
+    SimpleSigning {
+        /// The payload blob; its digest was compared with the descriptor.
+        payload: Vec<u8>,
+        /// The decoded annotation `dev.cosignproject.cosign/signature`.
+        signature: Vec<u8>,
+    },
+    /// A Sigstore bundle, v0.3, as JSON.
+    Bundle {
+        /// The bundle blob; its digest was compared with the descriptor.
+        json: Vec<u8>,
+    },
+    /// Something in the place of a signature that cannot be read as one.
+    Unreadable {
+        /// What is wrong with it.
+        why: String,
+    },
+}
