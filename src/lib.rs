@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 // The road of one pull.
+pub mod policy;
 pub mod resolve;
 pub mod evidence;
+pub mod verify;
 
 // The vocabulary.
 pub mod image;

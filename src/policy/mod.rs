@@ -1,0 +1,20 @@
+//! Stage 3: which policies govern this image.
+//!
+//! `file` reads the strict wire format (over `yaml`, the tree, and `fields`, which reports what
+//! is wrong with it), `model` holds policies that cannot be empty or contradictory, `select`
+//! finds those that match; all pure. `source` reads a directory, `watch` keeps what it read in
+//! force, `current` swaps whole sets.
+
+pub mod current;
+mod fields;
+mod file;
+pub mod model;
+mod pattern;
+mod select;
+pub mod source;
+mod watch;
+mod yaml;
+
+pub use current::Current;
+pub use model::{Authority, AuthorityKind, ImagePolicy, PolicySet, PublicKeyAuthority};
+pub use select::Selected;
