@@ -9,6 +9,7 @@ pub mod policy;
 pub mod resolve;
 pub mod evidence;
 pub mod verify;
+pub mod decide;
 
 // The vocabulary.
 pub mod image;
