@@ -10,6 +10,7 @@ pub mod resolve;
 pub mod evidence;
 pub mod verify;
 pub mod decide;
+pub mod audit;
 
 // The vocabulary.
 pub mod image;
