@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 // The road of one pull.
+pub mod decode;
 pub mod policy;
 pub mod resolve;
 pub mod evidence;

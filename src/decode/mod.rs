@@ -1,0 +1,16 @@
+//! Stage 2: bytes become a pull request. A copy is decoded; the original bytes go on.
+
+mod frame;
+mod pull;
+mod wire;
+
+pub(crate) use frame::PREFIX;
+pub use frame::{MAX_MESSAGE, frame, unframe};
+pub use pull::{Pod, PullRequest, Wanted, pull};
+pub use wire::PullMessage;
+
+/// The few fields of CRI that are read, from `proto/cri.proto`.
+#[allow(missing_docs, unreachable_pub, reason = "generated; the fields are CRI's own")]
+pub(crate) mod cri {
+    include!(concat!(env!("OUT_DIR"), "/portcullis.cri.rs"));
+}
