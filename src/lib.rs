@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod verify;
 pub mod decide;
 pub mod audit;
+pub mod forward;
 
 // The vocabulary.
 pub mod image;

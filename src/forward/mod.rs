@@ -1,0 +1,27 @@
+//! Stages 9 and 10: to the runtime, and back.
+//!
+//! A judged pull goes on only with a [`Recorded`](crate::audit::Recorded)
+//! [`Permit`](crate::decide::Permit); every other call is relayed as opaque frames.
+
+mod alias;
+mod answer;
+mod body;
+mod pull;
+mod relay;
+mod unary;
+mod upstream;
+
+pub(crate) use answer::deadline_exceeded;
+pub use answer::{Answer, refuse, unimplemented};
+pub use body::Body;
+pub use pull::pull;
+pub use relay::relay;
+pub(crate) use upstream::MAX_HEADERS;
+pub use upstream::{Unreachable, Upstream};
+
+/// The few fields of containerd's Images service that a tag is recorded with, from
+/// `proto/containerd.proto`.
+#[allow(missing_docs, unreachable_pub, reason = "generated; the fields are containerd's own")]
+mod containerd {
+    include!(concat!(env!("OUT_DIR"), "/portcullis.containerd.rs"));
+}

@@ -1,0 +1,82 @@
+//! Our own few calls to the runtime.
+
+use bytes::{Buf, Bytes};
+use http::{
+    HeaderValue, Request, Response,
+    header::{CONTENT_TYPE, TE},
+};
+use http_body_util::{BodyExt, Collected, Limited};
+use hyper::body::Incoming;
+use prost::Message;
+use tonic::Status;
+
+use crate::decode::{MAX_MESSAGE, PREFIX, frame, unframe};
+
+use super::{Body, Upstream};
+
+/// Metadata that names containerd's namespace; those of Kubernetes live in `k8s.io`.
+const NAMESPACE: (&str, &str) = ("containerd-namespace", "k8s.io");
+
+/// One call with one message each way.
+pub(super) async fn unary<Answer: Message + Default>(
+    upstream: &Upstream,
+    path: &'static str,
+    message: &impl Message,
+) -> Result<Answer, Status> {
+    let request = Request::post(format!("http://localhost{path}"))
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
+        .header(TE, HeaderValue::from_static("trailers"))
+        .header(NAMESPACE.0, NAMESPACE.1)
+        .body(Body::whole(frame(&message.encode_to_vec())))
+        .expect("constant paths and headers make a request");
+    let response =
+        upstream.call(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let response = collect(response).await?;
+    response.status()?;
+    response.decode()
+}
+
+/// A whole answer, held until it may leave.
+pub(super) struct Whole {
+    head: http::response::Parts,
+    data: Bytes,
+    trailers: Option<http::HeaderMap>,
+}
+
+impl Whole {
+    /// What the runtime said of the call.
+    pub(super) fn status(&self) -> Result<(), Status> {
+        let status = self.trailers.as_ref().and_then(Status::from_header_map);
+        match status.or_else(|| Status::from_header_map(&self.head.headers)) {
+            Some(status) if status.code() == tonic::Code::Ok => Ok(()),
+            Some(status) => Err(status),
+            None => Err(Status::internal("the runtime's answer has no status")),
+        }
+    }
+
+    /// The message of a call that succeeded.
+    pub(super) fn decode<Answer: Message + Default>(&self) -> Result<Answer, Status> {
+        let message = unframe(&self.data)
+            .map_err(|_| Status::internal("the runtime's answer is not one message"))?;
+        Answer::decode(message)
+            .map_err(|_| Status::internal("the runtime's answer cannot be decoded"))
+    }
+
+    /// The answer as it came.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let data = (!self.data.is_empty()).then_some(self.data);
+        Response::from_parts(self.head, Body::Whole { data, trailers: self.trailers })
+    }
+}
+
+/// Takes a whole answer in, of one message at most.
+pub(super) async fn collect(response: Response<Incoming>) -> Result<Whole, Status> {
+    let (head, body) = response.into_parts();
+    let body: Collected<Bytes> = Limited::new(body, PREFIX + MAX_MESSAGE)
+        .collect()
+        .await
+        .map_err(|error| Status::unavailable(format!("the runtime's answer broke off: {error}")))?;
+    let trailers = body.trailers().cloned();
+    let mut data = body.aggregate();
+    Ok(Whole { head, data: data.copy_to_bytes(data.remaining()), trailers })
+}
