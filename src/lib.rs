@@ -1,10 +1,12 @@
 //! Portcullis stands between kubelet and the container runtime and judges every image before it
 //! may be pulled. What it cannot prove, it refuses.
 //!
-//! The modules below are declared in the order of one pull.
+//! The modules below are declared in the order of one pull; [`pipeline`] is that pull as code and
+//! the place to begin reading.
 #![forbid(unsafe_code)]
 
 // The road of one pull.
+pub mod accept;
 pub mod decode;
 pub mod policy;
 pub mod resolve;
@@ -13,6 +15,11 @@ pub mod verify;
 pub mod decide;
 pub mod audit;
 pub mod forward;
+
+// What holds it together.
+pub mod pipeline;
+pub mod judgement;
+mod flight;
 
 // The vocabulary.
 pub mod image;

@@ -1,0 +1,10 @@
+//! Stage 1: the socket that kubelet talks to.
+
+mod deadline;
+mod listener;
+mod route;
+mod serve;
+
+pub use listener::{ListenError, Listener, SocketFile};
+pub use route::{Methods, Route};
+pub use serve::serve;

@@ -1,0 +1,155 @@
+//! The relay: connections in, calls routed.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use http::Request;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    decode::{MAX_MESSAGE, PREFIX},
+    forward::{self, Answer, MAX_HEADERS, Upstream},
+    pipeline::Pipeline,
+    refusal::{Code, Refusal},
+};
+
+use super::{
+    deadline,
+    route::{Methods, Route},
+};
+
+/// Calls in flight on one connection. kubelet holds one for each exec probe that runs.
+const STREAMS: u32 = 4096;
+/// Bytes of one request in flight before its client must wait.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same over all requests of a connection.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How long to wait when no connection can be accepted, which is for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long calls in flight may go on after the order to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves CRI on the listener until `stop` turns true; then lets calls in flight end.
+pub async fn serve(
+    listener: UnixListener,
+    pipeline: Arc<Pipeline>,
+    upstream: Upstream,
+    methods: Arc<Methods>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let stopping = stop.clone();
+    let mut stopped = pin!(ordered(&mut stop));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let client = Client { pipeline: pipeline.clone(), upstream: upstream.another(), methods: methods.clone() };
+                    connections.spawn(client.converse(stream, stopping.clone()));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = &mut stopped => break,
+        }
+    }
+    drop(listener);
+    if timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "calls were still in flight after {} s",
+            DRAIN.as_secs()
+        );
+    }
+}
+
+/// Returns when the order to stop is given, or nobody is left to give it.
+async fn ordered(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// One client connection.
+#[derive(Clone)]
+struct Client {
+    pipeline: Arc<Pipeline>,
+    upstream: Upstream,
+    methods: Arc<Methods>,
+}
+
+impl Client {
+    async fn converse(self, stream: UnixStream, mut stop: watch::Receiver<bool>) {
+        let service = service_fn(move |request| {
+            let client = self.clone();
+            async move { Ok::<_, Infallible>(client.answer(request).await) }
+        });
+        let mut connection = pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                // Cancelled calls cost no more than others, and a connection that is ended for
+                // them takes the exec sessions on it along.
+                .max_pending_accept_reset_streams(STREAMS as usize)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(MAX_HEADERS)
+                .auto_date_header(false)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = ordered(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a client's connection ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        // With the query, which no method has: the runtime is told all of it.
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        match self.methods.route(path) {
+            Route::Relay => forward::relay(&self.upstream, request).await,
+            Route::Refuse => forward::unimplemented(path),
+            Route::Pull => {
+                let limit = deadline::of(request.headers());
+                let pull = self.pull(request);
+                match limit {
+                    Some(limit) => {
+                        timeout(limit, pull).await.unwrap_or_else(|_| forward::deadline_exceeded())
+                    }
+                    None => pull.await,
+                }
+            }
+        }
+    }
+
+    async fn pull(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, PREFIX + MAX_MESSAGE).collect().await;
+        let body = body.map(|body| body.to_bytes().into()).map_err(|error| match error
+            .is::<LengthLimitError>(
+        ) {
+            true => Refusal::new(
+                Code::LimitExceeded,
+                format!("PullImage request: more than {MAX_MESSAGE} bytes"),
+            ),
+            false => {
+                Refusal::new(Code::MalformedRequest, "PullImage request: its message broke off")
+            }
+        });
+        self.pipeline.pull(&self.upstream, head, body).await
+    }
+}
