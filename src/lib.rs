@@ -26,3 +26,9 @@ pub mod image;
 pub mod problem;
 pub mod refusal;
 mod json;
+
+// The program around it.
+pub mod cli;
+pub mod config;
+pub mod daemon;
+mod telemetry;

@@ -1,0 +1,146 @@
+//! The command line; help, and later man pages and completions, are made from it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The daemon's configuration, where nothing else is said.
+pub(super) const CONFIG: &str = "/etc/portcullis/config.toml";
+
+/// Verifies container images on the node, between kubelet and containerd, before they are pulled.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    after_help = "Exit codes: 0 accepted, 1 refused, 2 could not judge, 64 usage, 78 configuration"
+)]
+pub(super) struct Arguments {
+    /// How to print: for people, or as JSON for machines
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Human, value_name = "FORMAT")]
+    pub(super) output: Output,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// `--output`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Output {
+    Human,
+    Json,
+}
+
+impl Output {
+    pub(super) fn is_json(self) -> bool {
+        matches!(self, Output::Json)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve CRI: judge pulls, relay every other call
+    #[command(
+        after_help = "Examples:\n  portcullis run\n  portcullis run --config /tmp/config.toml\n\n\
+        PORTCULLIS_LOG=debug makes its log talkative. SIGHUP reads the policies anew."
+    )]
+    Run {
+        /// Configuration of the daemon
+        #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Read configuration and policies as the daemon does, and say what is wrong with them
+    #[command(
+        after_help = "Examples:\n  portcullis check /etc/portcullis/config.toml /etc/portcullis/policies\n  \
+        portcullis check production.yaml -o json\n\nExit codes: 0 all is well, 78 something is wrong"
+    )]
+    Check {
+        /// config.toml, policy files, or directories of policies
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Judge an image now, without a daemon
+    #[command(after_help = "Examples:\n  portcullis verify registry.example.com/prod/app:v1\n  \
+        portcullis verify --key cosign.pub registry.example.com/prod/app:v1\n  \
+        portcullis verify --policy ./policies --namespace shop registry.example.com/prod/app:v1 -o json\n\n\
+        Exit codes: 0 accepted, 1 refused, 2 could not judge")]
+    Verify(Question),
+    /// Show which policies match an image and what each authority found
+    #[command(after_help = "Examples:\n  portcullis explain registry.example.com/prod/app:v1\n  \
+        portcullis explain --policy ./policies --namespace shop registry.example.com/prod/app:v1 -o json\n\n\
+        Exit codes: 0 accepted, 1 refused, 2 could not judge")]
+    Explain(Question),
+    /// Verify or follow the audit log
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis audit tail -f\n  \
+            portcullis audit verify --state /var/lib/portcullis /var/log/portcullis/audit.jsonl"
+    )]
+    Audit(AuditCommand),
+}
+
+/// What `verify` and `explain` ask.
+#[derive(Args, Debug)]
+pub(super) struct Question {
+    /// The image, as a pod would name it
+    pub(super) image: String,
+    /// Directory or file of policies [default: the policy source of the configuration]
+    #[arg(long, value_name = "PATH", conflicts_with = "key")]
+    pub(super) policy: Option<PathBuf>,
+    /// Judge by this public key alone (PEM), in place of policies
+    #[arg(long, value_name = "PEM")]
+    pub(super) key: Option<PathBuf>,
+    /// Judge as for a pod of this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// Configuration of the daemon, for its policy source and registry_config
+    #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Directories with hosts.toml files, colon-separated [default: registry_config of the configuration]
+    #[arg(long, value_name = "DIRS")]
+    pub(super) registry_config: Option<String>,
+    /// Credentials in the form of Docker's config.json [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json, if there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) auth_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Check that no line was changed, dropped or reordered, and that the end is there
+    #[command(
+        after_help = "Examples:\n  portcullis audit verify /var/log/portcullis/audit.jsonl\n  \
+        portcullis audit verify audit.jsonl.2 audit.jsonl.1 audit.jsonl   (rotated files, oldest first)\n  \
+        portcullis audit verify --state /var/lib/portcullis /var/log/portcullis/audit.jsonl\n\n\
+        Exit codes: 0 whole, 1 broken, 2 cannot be read"
+    )]
+    Verify {
+        /// Log files, oldest first
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The daemon's state directory, which knows where the log must end
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+    },
+    /// Print the last records
+    #[command(after_help = "Examples:\n  portcullis audit tail\n  portcullis audit tail -f -n 50")]
+    Tail {
+        /// The log file
+        #[arg(default_value = "/var/log/portcullis/audit.jsonl", value_name = "FILE")]
+        file: PathBuf,
+        /// How many records
+        #[arg(short = 'n', long, default_value_t = 10, value_name = "N")]
+        lines: usize,
+        /// Go on printing as records come, across rotation
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,307 @@
+//! `portcullis check PATH…`: the daemon's own parsers on configurations and policies.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    config::Config,
+    image::Digest,
+    policy::{AuthorityKind, ImagePolicy, PolicySet, source},
+    problem::{Position, Problem, Problems},
+    verify,
+};
+
+use super::Exit;
+
+/// What became of one path.
+#[derive(Serialize)]
+struct Report {
+    path: String,
+    ok: bool,
+    #[serde(flatten)]
+    found: Found,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Configuration {
+        kind: &'static str,
+    },
+    Policies {
+        kind: &'static str,
+        policies: usize,
+        authorities: usize,
+        digest: Digest,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    },
+    Problems {
+        problems: Vec<Problem>,
+        more: usize,
+    },
+}
+
+/// Reads each path as the daemon would: a directory as a set of policies, `.yaml` and `.yml` as
+/// policies, `.toml` as a configuration. Everything that is wrong with any of them is written to
+/// `out`, for people or as one JSON object.
+///
+/// Returns [`Exit::Success`] if all is well, [`Exit::Config`] if anything is not, and
+/// [`Exit::Usage`] if there is nothing to check. Fails if `out` cannot be written.
+pub(super) fn run(paths: &[PathBuf], json: bool, out: &mut impl Write) -> io::Result<Exit> {
+    if paths.is_empty() {
+        writeln!(
+            out,
+            "nothing to check: name configurations, policies or directories of policies"
+        )?;
+        return Ok(Exit::Usage);
+    }
+    let now = Timestamp::now();
+    let reports: Vec<_> = paths.iter().map(|path| check(path, now)).collect();
+    let ok = reports.iter().all(|report| report.ok);
+    match json {
+        true => {
+            let all = serde_json::json!({ "ok": ok, "paths": reports });
+            writeln!(out, "{all:#}")?;
+        }
+        false => reports.iter().try_for_each(|report| show(report, out))?,
+    }
+    Ok(if ok { Exit::Success } else { Exit::Config })
+}
+
+fn check(path: &Path, now: Timestamp) -> Report {
+    let found = match path.extension() {
+        _ if path.is_dir() => source::load(path, now).map(|set| policies(&set, now)),
+        _ if source::is_policy_file(path) => {
+            source::load_file(path, now).map(|set| policies(&set, now))
+        }
+        Some(extension) if extension == "toml" => {
+            Config::load(path).map(|_| Found::Configuration { kind: "configuration" })
+        }
+        _ if !path.exists() => Err(Problem::of_file(source::shown(path), "does not exist").into()),
+        _ => {
+            let message = "is neither a directory nor a .toml, .yaml or .yml file";
+            Err(Problem::of_file(source::shown(path), message).into())
+        }
+    };
+    let ok = found.is_ok();
+    let found = found.unwrap_or_else(|problems: Problems| Found::Problems {
+        problems: problems.list().to_vec(),
+        more: problems.more(),
+    });
+    Report { path: source::shown(path), ok, found }
+}
+
+fn policies(set: &PolicySet, now: Timestamp) -> Found {
+    let authorities = set.policies().iter().map(|policy| policy.authorities.len()).sum();
+    let policies = set.policies().len();
+    let notes = set.policies().iter().flat_map(|policy| notes(policy, now)).collect();
+    Found::Policies { kind: "policies", policies, authorities, digest: set.digest(), notes }
+}
+
+/// What is right by the letter, and may not be what was meant.
+fn notes(policy: &ImagePolicy, now: Timestamp) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut in_force = 0;
+    for authority in &policy.authorities {
+        let note = match &authority.kind {
+            AuthorityKind::PublicKey(key) => {
+                verify::in_force(key, now).err().map(|missed| missed.why)
+            }
+            AuthorityKind::Unsigned { .. }
+                if policy.at_least.get() == 1 && policy.authorities.len() > 1 =>
+            {
+                Some("lets every image through unsigned, whatever the others say".to_owned())
+            }
+            _ => None,
+        };
+        in_force += usize::from(!matches!(
+            (&authority.kind, &note),
+            (AuthorityKind::PublicKey(_), Some(_))
+        ));
+        notes.extend(
+            note.map(|note| format!("policy {:?}: {:?}: {note}", policy.name, authority.name)),
+        );
+    }
+    if in_force < policy.at_least.get() {
+        notes.push(format!("policy {:?}: accepts no image today", policy.name));
+    }
+    notes
+}
+
+fn show(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let path = &report.path;
+    match &report.found {
+        Found::Configuration { kind } => writeln!(out, "ok: {path}: {kind}"),
+        Found::Policies { policies, authorities, notes, .. } => {
+            let policies = counted(*policies, "policy", "policies");
+            let authorities = counted(*authorities, "authority", "authorities");
+            writeln!(out, "ok: {path}: {policies}, {authorities}")?;
+            notes.iter().try_for_each(|note| writeln!(out, "  note: {note}"))
+        }
+        Found::Problems { problems, more } => {
+            let count = counted(problems.len() + more, "problem", "problems");
+            writeln!(out, "wrong: {path}: {count}")?;
+            problems.iter().try_for_each(|problem| show_problem(problem, out))?;
+            match more {
+                0 => Ok(()),
+                more => writeln!(out, "  and {more} more"),
+            }
+        }
+    }
+}
+
+/// The problem, and under it the line with a caret below the place.
+fn show_problem(problem: &Problem, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "  {problem}")?;
+    let (Some(Position { line, column }), Some(excerpt)) = (problem.at, &problem.excerpt) else {
+        return Ok(());
+    };
+    let number = line.to_string();
+    let width = number.len();
+    writeln!(out, "    {number} | {excerpt}")?;
+    writeln!(out, "    {:width$} | {:>column$}", "", "^")
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const POLICY: &str = "\
+apiVersion: portcullis.dev/v1alpha1
+kind: ImagePolicy
+metadata: {name: open}
+spec:
+  match: {images: ['**']}
+  authorities: [{name: none, unsigned: {reason: test}}]
+";
+
+    /// Checks these paths below the directory, which is `D` in what is written.
+    fn checked(directory: &TempDir, paths: &[&str], json: bool) -> (Exit, String) {
+        let paths: Vec<_> = paths.iter().map(|path| directory.path().join(path)).collect();
+        let mut out = Vec::new();
+        let exit = run(&paths, json, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        (exit, text.replace(directory.path().to_str().unwrap(), "D"))
+    }
+
+    fn directory() -> TempDir {
+        let directory = TempDir::new().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("set")).unwrap();
+        fs::write(path("set/a.yaml"), POLICY).unwrap();
+        fs::write(path("set/b.yml"), POLICY.replace("open", "other")).unwrap();
+        fs::write(path("good.yaml"), POLICY).unwrap();
+        fs::write(path("good.toml"), "").unwrap();
+        fs::write(path("bad.yaml"), POLICY.replace("['**']", "[nginx]\n  , x: y")).unwrap();
+        fs::write(path("bad.toml"), "[state]\ndirectory = 'here'\n").unwrap();
+        directory
+    }
+
+    #[test]
+    fn what_is_well_is_counted() {
+        let directory = directory();
+        assert_eq!(
+            checked(&directory, &["set", "good.yaml", "good.toml"], false),
+            (
+                Exit::Success,
+                "ok: D/set: 2 policies, 2 authorities\n\
+                 ok: D/good.yaml: 1 policy, 1 authority\n\
+                 ok: D/good.toml: configuration\n"
+                    .into()
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_where_it_stands() {
+        let (exit, text) =
+            checked(&directory(), &["good.toml", "bad.yaml", "bad.toml", "gone.yml", "x"], false);
+        assert_eq!(exit, Exit::Config);
+        assert_eq!(
+            text,
+            "\
+ok: D/good.toml: configuration
+wrong: D/bad.yaml: 2 problems
+  D/bad.yaml:6:5: spec.match.x: is unknown; known here: images, excludeImages, namespaces, \
+excludeNamespaces
+    6 |   , x: y}
+      |     ^
+  D/bad.yaml:5:20: spec.match.images[0]: \"nginx\" is not canonical and would match nothing; \
+write \"docker.io/library/nginx\"
+    5 |   match: {images: [nginx]
+      |                    ^
+wrong: D/bad.toml: 1 problem
+  D/bad.toml:2:13: state.directory: \"here\" must be an absolute path
+    2 | directory = 'here'
+      |             ^
+wrong: D/gone.yml: 1 problem
+  D/gone.yml: cannot be read: No such file or directory (os error 2)
+wrong: D/x: 1 problem
+  D/x: does not exist
+"
+        );
+    }
+
+    #[test]
+    fn machines_get_one_object() {
+        let (exit, text) = checked(&directory(), &["good.toml", "set", "bad.toml"], true);
+        assert_eq!(exit, Exit::Config);
+        let mut found: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let digest = found["paths"][1]["digest"].take();
+        assert!(digest.as_str().unwrap().parse::<Digest>().is_ok(), "{text}");
+        assert_eq!(
+            found,
+            serde_json::json!({
+                "ok": false,
+                "paths": [
+                    { "path": "D/good.toml", "ok": true, "kind": "configuration" },
+                    {
+                        "path": "D/set", "ok": true, "kind": "policies",
+                        "policies": 2, "authorities": 2, "digest": null
+                    },
+                    {
+                        "path": "D/bad.toml", "ok": false, "more": 0,
+                        "problems": [{
+                            "file": "D/bad.toml", "line": 2, "column": 13,
+                            "field": "state.directory",
+                            "message": "\"here\" must be an absolute path"
+                        }]
+                    }
+                ]
+            })
+        );
+    }
+
+    #[test]
+    fn nothing_to_check_is_no_success() {
+        let (exit, text) = checked(&directory(), &[], false);
+        assert_eq!(exit, Exit::Usage);
+        assert!(text.starts_with("nothing to check"), "{text}");
+    }
+
+    #[test]
+    fn what_the_package_ships_is_well() {
+        let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+        let mut paths = vec![packaging.join("config.toml"), packaging.join("policies")];
+        let examples = fs::read_dir(packaging.join("policies")).unwrap();
+        paths.extend(examples.map(|entry| entry.unwrap().path()));
+        let mut out = Vec::new();
+        let exit = run(&paths, false, &mut out).unwrap();
+        assert_eq!(exit, Exit::Success, "{}", String::from_utf8_lossy(&out));
+        assert!(paths.len() >= 6, "{paths:?}");
+    }
+}

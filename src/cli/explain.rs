@@ -1,0 +1,127 @@
+//! `portcullis explain`: the road to a verdict, as a tree.
+
+use std::io::{self, Write};
+
+use crate::{
+    decide::{AuthorityOutcome, AuthorityReport, PolicyOutcome, PolicyReport},
+    refusal::Code,
+};
+
+use super::{
+    Exit,
+    arguments::Question,
+    judge::{Judged, judge},
+    style::Style,
+};
+
+pub(super) fn run(
+    question: &Question,
+    json: bool,
+    style: Style,
+    out: &mut impl Write,
+) -> io::Result<Exit> {
+    match judge(question) {
+        Ok(judged) if json => judged.write_json(out).map(|()| judged.exit()),
+        Ok(judged) => tree(question, &judged, style, out).map(|()| judged.exit()),
+        Err(exit) => Ok(exit),
+    }
+}
+
+fn tree(
+    question: &Question,
+    judged: &Judged,
+    style: Style,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let findings = &judged.judgement.findings;
+    writeln!(out, "{}", style.bold(&judged.image))?;
+    match &question.namespace {
+        Some(namespace) => writeln!(out, "├─ for namespace {namespace:?}")?,
+        None => {
+            writeln!(out, "├─ for no namespace: policies with spec.match.namespaces do not match")?
+        }
+    }
+    let (in_force, matching) = (judged.policies.policies().len(), findings.policies.len());
+    match &findings.image {
+        Some(image) => {
+            writeln!(out, "├─ is {}", image.digest)?;
+            writeln!(
+                out,
+                "├─ {matching} of {in_force} {} matches",
+                plural(in_force, "policy", "policies")
+            )?;
+        }
+        None => {
+            unresolved(question, judged, out)?;
+            writeln!(out, "├─ was not resolved")?;
+        }
+    }
+    for policy in &findings.policies {
+        self::policy(policy, style, out)?;
+    }
+    match &judged.judgement.decision {
+        Ok(_) => writeln!(out, "└─ {}", style.green("accepted")),
+        Err(refusal) => {
+            let said = if refusal.code.is_judged() {
+                style.red("refused")
+            } else {
+                style.yellow("could not judge")
+            };
+            writeln!(out, "└─ {said} ({}): {refusal}", refusal.code)
+        }
+    }
+}
+
+/// Which policies match is known without a registry.
+fn unresolved(question: &Question, judged: &Judged, out: &mut impl Write) -> io::Result<()> {
+    let in_force = judged.policies.policies().len();
+    let count = plural(in_force, "policy", "policies");
+    match judged.policies.select(&judged.image, question.namespace.as_deref()) {
+        Ok(selected) => {
+            let names: Vec<_> =
+                selected.policies().iter().map(|policy| format!("{:?}", policy.name)).collect();
+            writeln!(out, "├─ {} of {in_force} {count} matches: {}", names.len(), names.join(", "))
+        }
+        Err(refusal) if refusal.code == Code::NoPolicyMatches => {
+            writeln!(out, "├─ 0 of {in_force} {count} matches")
+        }
+        // A policy matches and says no; the verdict below names it.
+        Err(_) => Ok(()),
+    }
+}
+
+fn policy(policy: &PolicyReport, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let said = match policy.outcome {
+        PolicyOutcome::Satisfied => style.green("satisfied"),
+        PolicyOutcome::Refused => style.red("not satisfied"),
+    };
+    let wanted = format!("wants {} of {}", policy.at_least, policy.authorities.len());
+    writeln!(out, "├─ policy {:?} {wanted}: {said}", policy.name)?;
+    for (number, authority) in policy.authorities.iter().enumerate() {
+        let branch = if number + 1 == policy.authorities.len() { "└─" } else { "├─" };
+        writeln!(out, "│  {branch} {}", line(authority, style))?;
+    }
+    Ok(())
+}
+
+fn line(authority: &AuthorityReport, style: Style) -> String {
+    let name = &authority.name;
+    match authority.outcome {
+        AuthorityOutcome::Accepted => {
+            let identity = authority.identity.as_deref().unwrap_or_default();
+            let child = authority
+                .child
+                .map(|child| format!(", for the platform's child {child}"))
+                .unwrap_or_default();
+            format!("{} {name:?}: {identity}{child}", style.green("✓"))
+        }
+        AuthorityOutcome::Missed(code) => {
+            let why = authority.why.as_deref().unwrap_or_default();
+            format!("{} {name:?}: {why} {}", style.red("✗"), style.dim(format_args!("({code})")))
+        }
+    }
+}
+
+fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}

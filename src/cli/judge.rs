@@ -1,0 +1,143 @@
+//! What `verify` and `explain` share: the question, judged by the daemon's own stages.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::Path,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    audit::{Outcome, PolicySetId},
+    config::{Config, PolicySource},
+    decide::PolicyReport,
+    decode::Wanted,
+    image::{Digest, ImageRef},
+    judgement::Judgement,
+    pipeline,
+    policy::{PolicySet, source},
+    refusal::Code,
+    resolve::{HostsDirectories, Registry},
+    verify::PublicKey,
+};
+
+use super::{Exit, arguments::Question, auth_file};
+
+/// Largest key file, in bytes.
+const MAX_KEY: u64 = 64 << 10;
+
+/// A question and the judgement on it.
+pub(super) struct Judged {
+    pub(super) image: ImageRef,
+    pub(super) policies: Arc<PolicySet>,
+    pub(super) judgement: Judgement,
+}
+
+/// What a machine reads; the fields are those of the audit record.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    image: String,
+    digest: Option<Digest>,
+    decision: Outcome,
+    reason: Option<Code>,
+    message: Option<&'a str>,
+    policies: &'a [PolicyReport],
+    policy_set: &'a Option<PolicySetId>,
+}
+
+impl Judged {
+    /// The exit code that says the decision.
+    pub(super) fn exit(&self) -> Exit {
+        match &self.judgement.decision {
+            Ok(_) => Exit::Success,
+            Err(refusal) if refusal.code.is_judged() => Exit::Refused,
+            Err(_) => Exit::Inconclusive,
+        }
+    }
+
+    /// One JSON object.
+    pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        let Judgement { decision, findings } = &self.judgement;
+        let refusal = decision.as_ref().err();
+        let verdict = Verdict {
+            image: self.image.to_string(),
+            digest: findings.image.as_ref().map(|image| image.digest),
+            decision: if refusal.is_none() { Outcome::Allow } else { Outcome::Deny },
+            reason: refusal.map(|refusal| refusal.code),
+            message: refusal.map(|refusal| refusal.message.as_str()),
+            policies: &findings.policies,
+            policy_set: &findings.policy_set,
+        };
+        serde_json::to_writer(&mut *out, &verdict)?;
+        writeln!(out)
+    }
+}
+
+/// Judges what was asked; what keeps it from being asked is printed, with its exit code.
+pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
+    let fail = |exit| {
+        move |why: String| {
+            eprintln!("portcullis: {why}");
+            exit
+        }
+    };
+    let image: ImageRef =
+        question.image.parse().map_err(|error| fail(Exit::Usage)(format!("{error}")))?;
+    if let Some(directories) = &question.registry_config
+        && let Some(missing) =
+            directories.split(':').find(|part| !part.is_empty() && !Path::new(part).is_dir())
+    {
+        return Err(fail(Exit::Usage)(format!("--registry-config: {missing} is no directory")));
+    }
+    let config = config(question).map_err(fail(Exit::Config))?;
+    let policies = Arc::new(policies(question, &config).map_err(fail(Exit::Config))?);
+    let credentials = auth_file::credentials(question.auth_file.as_deref(), &image.repository)
+        .map_err(fail(Exit::Config))?;
+    let wanted =
+        Wanted { image: image.clone(), credentials, namespace: question.namespace.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| fail(Exit::Inconclusive)(format!("cannot begin: {error}")))?;
+    let directories = match &question.registry_config {
+        Some(directories) => HostsDirectories::parse(directories),
+        None => HostsDirectories::new(config.runtime.registry_config.clone()),
+    };
+    let registry = Registry::new(directories);
+    let judgement =
+        runtime.block_on(pipeline::examine(&registry, &policies, &wanted, Timestamp::now()));
+    Ok(Judged { image, policies, judgement })
+}
+
+/// The daemon's configuration. One that was not named may be absent when nothing in it is needed.
+fn config(question: &Question) -> Result<Config, String> {
+    let answered = question.policy.is_some() || question.key.is_some();
+    if answered
+        && question.config == Path::new(super::arguments::CONFIG)
+        && !question.config.exists()
+    {
+        return Ok(Config::default());
+    }
+    let remedy = if answered { "" } else { "; or name --policy or --key" };
+    Config::load(&question.config).map_err(|error| format!("{error}{remedy}"))
+}
+
+fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
+    let now = Timestamp::now();
+    if let Some(path) = &question.key {
+        let mut pem = String::new();
+        let read =
+            fs::File::open(path).and_then(|file| file.take(MAX_KEY).read_to_string(&mut pem));
+        read.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+        let key =
+            PublicKey::from_pem(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
+        return Ok(PolicySet::of_key(key, now));
+    }
+    let PolicySource::Directory(source) = &config.policy.source;
+    let path = question.policy.as_deref().unwrap_or(source);
+    let set = if path.is_dir() { source::load(path, now) } else { source::load_file(path, now) };
+    set.map_err(|problems| problems.to_string())
+}

@@ -1,0 +1,377 @@
+//! The node's own settings: `/etc/portcullis/config.toml`, strict and complete before any socket
+//! is opened.
+//!
+//! Every key has a default, so an empty file is a configuration; a key that is unknown, or a value
+//! that this version cannot honour, is an error that names file, line and column.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use toml::Spanned;
+
+use crate::{
+    image::shorten,
+    problem::{Position, Problem, Problems, Report},
+};
+
+/// Largest configuration, in bytes.
+const MAX_CONFIG: usize = 64 * 1024;
+/// Longest path of a unix socket, in bytes (`sun_path` in unix(7), without the final NUL).
+const MAX_SOCKET_PATH: usize = 107;
+/// Longest other path, in bytes (`PATH_MAX` in limits.h, without the final NUL).
+const MAX_PATH: usize = 4095;
+/// Longest method name, in bytes, service included.
+const MAX_METHOD: usize = 128;
+
+/// The services whose methods can be forwarded.
+const SERVICES: [&str; 2] = ["/runtime.v1.RuntimeService/", "/runtime.v1.ImageService/"];
+/// Methods that start, fetch or show an image: to forward them unjudged would open the gate.
+const JUDGED: [&str; 5] = [
+    "/runtime.v1.ImageService/PullImage",
+    "/runtime.v1.ImageService/ImageStatus",
+    "/runtime.v1.RuntimeService/RunPodSandbox",
+    "/runtime.v1.RuntimeService/CreateContainer",
+    "/runtime.v1.RuntimeService/RestorePod",
+];
+
+/// The daemon's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[state]`
+    pub state: State,
+    /// `[audit]`
+    pub audit: Audit,
+}
+
+/// Where kubelet connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The unix socket; absolute.
+    pub socket: PathBuf,
+}
+
+/// The container runtime behind Portcullis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// The runtime's unix socket; absolute, and not the one that Portcullis listens on.
+    pub endpoint: PathBuf,
+    /// Directories with a `hosts.toml` per registry, as the runtime has them; absolute. None:
+    /// registries are asked under their own name.
+    pub registry_config: Vec<PathBuf>,
+    /// Methods of the two `runtime.v1` services that pass although this build does not know
+    /// them, as in `/runtime.v1.RuntimeService/Foo`.
+    pub forward_methods: Vec<String>,
+}
+
+/// Where policies come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The source.
+    pub source: PolicySource,
+}
+
+/// A source of policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PolicySource {
+    /// `file://`: a directory of policy files; absolute.
+    Directory(PathBuf),
+}
+
+/// What Portcullis keeps on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The directory; absolute.
+    pub directory: PathBuf,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// The file; absolute.
+    pub file: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Listen { socket: "/run/portcullis/portcullis.sock".into() },
+            runtime: Runtime {
+                endpoint: "/run/containerd/containerd.sock".into(),
+                registry_config: vec!["/etc/containerd/certs.d".into()],
+                forward_methods: Vec::new(),
+            },
+            policy: Policy { source: PolicySource::Directory("/etc/portcullis/policies".into()) },
+            state: State { directory: "/var/lib/portcullis".into() },
+            audit: Audit { file: "/var/log/portcullis/audit.jsonl".into() },
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file of at most 64 KiB. Everything that is wrong with its values is reported at
+    /// once.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let file = crate::policy::source::shown(path);
+        let text = crate::policy::source::read_text(path, MAX_CONFIG)
+            .map_err(|why| Problem::of_file(&*file, why))?;
+        Self::parse(&file, &text)
+    }
+
+    /// Reads a text; `file` is its name in messages.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
+        let wire: Wire = toml::from_str(text).map_err(|error| {
+            let at = Position::of_offset(text, error.span().map_or(0, |span| span.start));
+            Problem::at(file, text, at, None, error.message())
+        })?;
+        let mut reader = Reader { file, text, report: Report::default() };
+        let config = reader.config(wire);
+        reader.report.finish(config)
+    }
+}
+
+type Text = Option<Spanned<String>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    #[serde(default, deserialize_with = "table")]
+    listen: WireListen,
+    #[serde(default, deserialize_with = "table")]
+    runtime: WireRuntime,
+    #[serde(default, deserialize_with = "table")]
+    policy: WirePolicy,
+    #[serde(default, deserialize_with = "table")]
+    state: WireState,
+    #[serde(default, deserialize_with = "table")]
+    audit: WireAudit,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireListen {
+    socket: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRuntime {
+    endpoint: Text,
+    registry_config: Text,
+    #[serde(default)]
+    forward_methods: Vec<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WirePolicy {
+    source: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireState {
+    directory: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireAudit {
+    file: Text,
+}
+
+/// Reads a section, and does not take a list for one as derived code would.
+fn table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Table<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Table<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(Table(PhantomData))
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    text: &'a str,
+    report: Report,
+}
+
+impl Reader<'_> {
+    /// Where a value is wrong, its default stands in; the report then refuses the whole.
+    fn config(&mut self, wire: Wire) -> Config {
+        let Config { listen, runtime, policy, state, audit } = Config::default();
+        let socket = wire.listen.socket.as_ref();
+        let endpoint = wire.runtime.endpoint.as_ref();
+        let config = Config {
+            listen: Listen {
+                socket: self.value(socket, "listen.socket", socket_path, listen.socket),
+            },
+            runtime: Runtime {
+                endpoint: self.value(endpoint, "runtime.endpoint", socket_path, runtime.endpoint),
+                registry_config: self.value(
+                    wire.runtime.registry_config.as_ref(),
+                    "runtime.registry_config",
+                    path_list,
+                    runtime.registry_config,
+                ),
+                forward_methods: self.methods(&wire.runtime.forward_methods),
+            },
+            policy: Policy {
+                source: self.value(
+                    wire.policy.source.as_ref(),
+                    "policy.source",
+                    policy_source,
+                    policy.source,
+                ),
+            },
+            state: State {
+                directory: self.value(
+                    wire.state.directory.as_ref(),
+                    "state.directory",
+                    path,
+                    state.directory,
+                ),
+            },
+            audit: Audit {
+                file: self.value(wire.audit.file.as_ref(), "audit.file", path, audit.file),
+            },
+        };
+        if config.listen.socket == config.runtime.endpoint
+            && let Some(value) = socket.or(endpoint)
+        {
+            let why = "listen.socket and runtime.endpoint are the same; Portcullis stands between \
+                       the two";
+            self.wrong(value, "listen.socket", why.into());
+        }
+        config
+    }
+
+    fn value<T>(
+        &mut self,
+        value: Option<&Spanned<String>>,
+        field: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+        default: T,
+    ) -> T {
+        let Some(value) = value else { return default };
+        match read(value.get_ref()) {
+            Ok(read) => read,
+            Err(why) => {
+                self.wrong(value, field, why);
+                default
+            }
+        }
+    }
+
+    fn methods(&mut self, methods: &[Spanned<String>]) -> Vec<String> {
+        for (index, value) in methods.iter().enumerate() {
+            if let Err(why) = method(value.get_ref()) {
+                self.wrong(value, &format!("runtime.forward_methods[{index}]"), why);
+            }
+        }
+        methods.iter().map(|value| value.get_ref().clone()).collect()
+    }
+
+    fn wrong(&mut self, value: &Spanned<String>, field: &str, why: String) {
+        let at = Position::of_offset(self.text, value.span().start);
+        self.report.add(Problem::at(self.file, self.text, at, Some(field.into()), why));
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    let shown = shorten(text);
+    if text.contains("://") {
+        return Err(format!("{shown:?} must be a plain path; write what follows the \"://\""));
+    }
+    if !text.starts_with('/') {
+        return Err(format!("{shown:?} must be an absolute path"));
+    }
+    if text.len() > MAX_PATH || text.chars().any(char::is_control) {
+        return Err(format!(
+            "{shown:?} must be a path of at most {MAX_PATH} bytes without control characters"
+        ));
+    }
+    Ok(text.into())
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = path(text)?;
+    if text.len() > MAX_SOCKET_PATH {
+        return Err(format!(
+            "has {} bytes, and the path of a socket can have {MAX_SOCKET_PATH}",
+            text.len()
+        ));
+    }
+    Ok(path)
+}
+
+fn path_list(text: &str) -> Result<Vec<PathBuf>, String> {
+    match text {
+        "" => Ok(Vec::new()),
+        _ => text.split(':').map(path).collect(),
+    }
+}
+
+fn policy_source(text: &str) -> Result<PolicySource, String> {
+    let shown = shorten(text);
+    if let Some(rest) = text.strip_prefix("file://") {
+        let directory = path(rest).map_err(|_| {
+            format!(
+                "{shown:?} must name an absolute directory, as in file:///etc/portcullis/policies"
+            )
+        })?;
+        return Ok(PolicySource::Directory(directory));
+    }
+    let later = ["kubernetes:", "https://", "oci://"];
+    Err(match later.iter().find(|scheme| text.starts_with(**scheme)) {
+        Some(scheme) => format!("sources of the kind {scheme:?} are not supported by this version"),
+        None => format!(
+            "{shown:?} is no source of policies; write it as in file:///etc/portcullis/policies"
+        ),
+    })
+}
+
+fn method(text: &str) -> Result<(), String> {
+    let shown = shorten(text);
+    if JUDGED.contains(&text) {
+        return Err(format!("{shown:?} is judged or refused, and never forwarded as it is"));
+    }
+    let name = SERVICES.iter().find_map(|service| text.strip_prefix(service));
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name.bytes().all(|c| c.is_ascii_alphanumeric())
+            && text.len() <= MAX_METHOD
+    };
+    match name.is_some_and(is_name) {
+        true => Ok(()),
+        false => Err(format!(
+            "{shown:?} is no method that can be forwarded; write it as in {}Name or {}Name",
+            SERVICES[0], SERVICES[1]
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

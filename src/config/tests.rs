@@ -1,0 +1,210 @@
+use super::*;
+
+#[track_caller]
+fn refuses(text: &str, message: &str) {
+    assert_eq!(Config::parse("c.toml", text).unwrap_err().to_string(), message);
+}
+
+#[test]
+fn every_key_has_its_default() {
+    assert_eq!(Config::parse("c.toml", ""), Ok(Config::default()));
+    assert_eq!(
+        Config::parse("c.toml", "[listen]\n[runtime]\n[policy]\n[state]\n[audit]\n"),
+        Ok(Config::default())
+    );
+}
+
+#[test]
+fn the_packaged_file_documents_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/config.toml");
+    assert_eq!(Config::load(&path).unwrap(), Config::default());
+    // A key that is only commented out would pass above.
+    let text = std::fs::read_to_string(path).unwrap();
+    for key in [
+        "[listen]",
+        "socket = ",
+        "[runtime]",
+        "endpoint = ",
+        "registry_config = ",
+        "forward_methods = ",
+        "[policy]",
+        "source = ",
+        "[state]",
+        "directory = ",
+        "[audit]",
+        "file = ",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(key)), "{key} must be documented");
+    }
+}
+
+#[test]
+fn every_key_can_be_set() {
+    let config = Config::parse(
+        "c.toml",
+        "listen.socket = '/a.sock'\n[runtime]\nendpoint = '/b.sock'\n\
+         registry_config = '/c:/d'\nforward_methods = ['/runtime.v1.ImageService/New']\n\
+         [policy]\nsource = 'file:///e'\n[state]\ndirectory = '/f'\n[audit]\nfile = '/g'\n",
+    );
+    let expected = Config {
+        listen: Listen { socket: "/a.sock".into() },
+        runtime: Runtime {
+            endpoint: "/b.sock".into(),
+            registry_config: vec!["/c".into(), "/d".into()],
+            forward_methods: vec!["/runtime.v1.ImageService/New".into()],
+        },
+        policy: Policy { source: PolicySource::Directory("/e".into()) },
+        state: State { directory: "/f".into() },
+        audit: Audit { file: "/g".into() },
+    };
+    assert_eq!(config, Ok(expected));
+    let config = Config::parse("c.toml", "[runtime]\nregistry_config = ''").unwrap();
+    assert!(config.runtime.registry_config.is_empty());
+}
+
+#[test]
+fn what_is_unknown_or_of_another_type_is_refused() {
+    refuses(
+        "# é\n[listen]\nsockets = '/a'\n",
+        "c.toml:3:1: unknown field `sockets`, expected `socket`",
+    );
+    refuses(
+        "[metrics]\nlisten = ''\n",
+        "c.toml:1:2: unknown field `metrics`, expected one of `listen`, `runtime`, `policy`, \
+         `state`, `audit`",
+    );
+    refuses(
+        "[runtime]\nsandbox_image = 'x'\n",
+        "c.toml:2:1: unknown field `sandbox_image`, expected one of `endpoint`, \
+         `registry_config`, `forward_methods`",
+    );
+    refuses("policy.floor = 'x'\n", "c.toml:1:8: unknown field `floor`, expected `source`");
+    for (text, problem) in [
+        ("listen = 1\n", "1:10: invalid type: integer `1`, expected a table"),
+        ("listen = ['/a']\n", "1:10: invalid type: sequence, expected a table"),
+        ("[[listen]]\nsocket = '/a'\n", "1:1: invalid type: sequence, expected a table"),
+        ("state.directory = 1\n", "1:19: invalid type: integer `1`, expected a string"),
+        ("state.directory = '/a'\nstate.directory = '/b'\n", "2:7: duplicate key"),
+        ("[state]\n[state]\n", "2:2: duplicate key"),
+        ("[state\n", "1:7: unclosed table, expected `]`"),
+        ("runtime.forward_methods = [1]\n", "1:28: invalid type: integer `1`, expected a string"),
+    ] {
+        refuses(text, &format!("c.toml:{problem}"));
+    }
+}
+
+#[test]
+fn paths_are_absolute_and_fit() {
+    let long = format!("/{}", "a".repeat(107));
+    for (value, why) in [
+        ("run/a", "\"run/a\" must be an absolute path"),
+        ("", "\"\" must be an absolute path"),
+        ("unix:///run/a", "\"unix:///run/a\" must be a plain path; write what follows the \"://\""),
+        (&long, "has 108 bytes, and the path of a socket can have 107"),
+    ] {
+        for (section, key) in [("listen", "socket"), ("runtime", "endpoint")] {
+            let text = format!("[{section}]\n{key} = '{value}'\n");
+            let column = key.len() + 4;
+            refuses(&text, &format!("c.toml:2:{column}: {section}.{key}: {why}"));
+        }
+    }
+    refuses(
+        "state.directory = \"/a\\u0000\"",
+        "c.toml:1:19: state.directory: \"/a\\\\u{0}\" must be a path of at most 4095 bytes \
+         without control characters",
+    );
+    refuses(
+        "runtime.registry_config = '/a::/b'",
+        "c.toml:1:27: runtime.registry_config: \"\" must be an absolute path",
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_reported_at_once() {
+    refuses(
+        "state.directory = 'a'\naudit.file = 'b'\n",
+        "c.toml:1:19: state.directory: \"a\" must be an absolute path\n\
+         c.toml:2:14: audit.file: \"b\" must be an absolute path",
+    );
+}
+
+#[test]
+fn portcullis_does_not_stand_before_itself() {
+    let why = "listen.socket and runtime.endpoint are the same; Portcullis stands between the \
+               two";
+    refuses(
+        "listen.socket = '/run/containerd/containerd.sock'",
+        &format!("c.toml:1:17: listen.socket: {why}"),
+    );
+    refuses(
+        "runtime.endpoint = '/run/portcullis/portcullis.sock'",
+        &format!("c.toml:1:20: listen.socket: {why}"),
+    );
+}
+
+#[test]
+fn other_sources_of_policies_are_refused_by_name() {
+    for (source, why) in [
+        ("kubernetes:", "sources of the kind \"kubernetes:\" are not supported by this version"),
+        ("https://a/b", "sources of the kind \"https://\" are not supported by this version"),
+        ("oci://a/b", "sources of the kind \"oci://\" are not supported by this version"),
+        (
+            "/etc/policies",
+            "\"/etc/policies\" is no source of policies; write it as in \
+             file:///etc/portcullis/policies",
+        ),
+        (
+            "file://etc/policies",
+            "\"file://etc/policies\" must name an absolute directory, as in \
+             file:///etc/portcullis/policies",
+        ),
+    ] {
+        refuses(
+            &format!("policy.source = '{source}'"),
+            &format!("c.toml:1:17: policy.source: {why}"),
+        );
+    }
+}
+
+#[test]
+fn judged_and_foreign_methods_cannot_be_forwarded() {
+    let refuses_method = |method: &str, why: &str| {
+        refuses(
+            &format!("runtime.forward_methods = ['{method}']"),
+            &format!("c.toml:1:28: runtime.forward_methods[0]: {method:?} {why}"),
+        );
+    };
+    for method in JUDGED {
+        refuses_method(method, "is judged or refused, and never forwarded as it is");
+    }
+    for method in [
+        "",
+        "NewMethod",
+        "/runtime.v1.RuntimeService/",
+        "/runtime.v1.RuntimeService/a",
+        "/runtime.v1.RuntimeService/A/B",
+        "/runtime.v1.RuntimeService/*",
+        "runtime.v1.RuntimeService/A",
+        "/runtime.v1alpha2.RuntimeService/PullImage",
+        "/containerd.services.images.v1.Images/Create",
+    ] {
+        refuses_method(
+            method,
+            "is no method that can be forwarded; write it as in \
+             /runtime.v1.RuntimeService/Name or /runtime.v1.ImageService/Name",
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("c.toml");
+    let wrong = || {
+        let problems = Config::load(&path).unwrap_err().to_string();
+        problems.replace(path.to_str().unwrap(), "F")
+    };
+    assert_eq!(wrong(), "F: cannot be read: No such file or directory (os error 2)");
+    std::fs::write(&path, vec![b'#'; MAX_CONFIG + 1]).unwrap();
+    assert_eq!(wrong(), "F: is larger than 65536 bytes");
+}

@@ -1,0 +1,210 @@
+//! From configuration to a listening gate, and down again.
+//!
+//! Two runtimes: the relay has a thread of its own, so that a judgement never holds up a call
+//! that only passes; judgements, registries and the watch over policies share the other threads.
+
+use std::{io, path::Path, sync::Arc};
+
+use nix::unistd::gethostname;
+use tokio::{
+    runtime::{Builder, Handle},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    accept::{self, ListenError, Listener, Methods},
+    audit::{self, Event, Log, LogError, PolicySetId, Record},
+    config::{Config, PolicySource},
+    forward::Upstream,
+    pipeline::Pipeline,
+    policy::{
+        self,
+        source::{self, Watcher},
+    },
+    resolve::{HostsDirectories, Registry},
+};
+
+/// Threads for judgements. They wait for registries more than they work.
+const JUDGES: usize = 2;
+
+/// Runs until a signal ends it: SIGTERM and SIGINT let calls in flight end; SIGHUP reads the
+/// policies anew.
+///
+/// # Errors
+///
+/// Whatever keeps the gate from opening. A missing or broken policy set does not: the gate opens
+/// and refuses every pull.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let judges = Builder::new_multi_thread()
+        .worker_threads(JUDGES)
+        .thread_name("judge")
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Threads)?;
+    let relay = Builder::new_current_thread().enable_all().build().map_err(DaemonError::Threads)?;
+    let signals = judges.block_on(async { Signals::catch() }).map_err(DaemonError::Threads)?;
+
+    let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let audit_config =
+        audit::Config { file: config.audit.file, state_directory: config.state.directory, node };
+    // What was found wrong with the log stands in its `start` record, and was logged.
+    let (log, _) = Log::open(audit_config)?;
+    let policies = policy::Current::default();
+    let watcher = {
+        let _runtime = judges.enter();
+        let PolicySource::Directory(directory) = &config.policy.source;
+        keep_policies(directory, policies.clone(), log.clone())
+    };
+    let registry = Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config)));
+    let pipeline =
+        Arc::new(Pipeline::new(policies, registry, log.clone(), judges.handle().clone()));
+    let methods = Arc::new(Methods::with(config.runtime.forward_methods));
+
+    if !config.runtime.endpoint.exists() {
+        tracing::warn!(
+            "{} is not there: until it is, calls are answered with UNAVAILABLE; a socket made now \
+             lets root alone connect",
+            config.runtime.endpoint.display()
+        );
+    }
+    let listener = Listener::open(&config.listen.socket, &config.runtime.endpoint)?;
+    let (stop, stopping) = watch::channel(false);
+    let obeying = judges.spawn(signals.obey(stop, watcher));
+    let served = relay.block_on(async {
+        tracing::info!(runtime = %config.runtime.endpoint.display(), "listening on {listener}");
+        let (socket, _file) = listener.accept()?;
+        notify(sd_notify::NotifyState::Ready);
+        let upstream = Upstream::new(Arc::new(config.runtime.endpoint));
+        accept::serve(socket, pipeline, upstream, methods, stopping).await;
+        Ok(())
+    });
+    judges.block_on(async {
+        // A log that cannot be written has said so; nothing is left to refuse.
+        let _ = log.record(Record::new(Event::Stop, "Portcullis stopped"), ()).await;
+        log.close().await;
+    });
+    served.map_err(DaemonError::Threads)?;
+    let ended = judges.block_on(obeying).unwrap_or(Ended::ByFault);
+    judges.shutdown_background();
+    match ended {
+        Ended::ByOrder => Ok(()),
+        Ended::ByFault => Err(DaemonError::Watch),
+    }
+}
+
+/// Loads the policies, keeps them in force while they change, and puts each change on record.
+fn keep_policies(directory: &Path, current: policy::Current, log: Log) -> Watcher {
+    let threads = Handle::current();
+    let in_force = current.clone();
+    source::watch(directory, current, move |event| {
+        let record = match &event {
+            source::Event::Loaded(set) => {
+                let count = set.policies().len();
+                let message = format!(
+                    "policy set in force: {count} {}",
+                    if count == 1 { "policy" } else { "policies" }
+                );
+                tracing::info!(digest = %set.digest(), "{message}");
+                let policy_set = Some(PolicySetId { revision: None, digest: set.digest() });
+                Record { policy_set, ..Record::new(Event::Policy, message) }
+            }
+            source::Event::Rejected(problems) => {
+                let left = match in_force.snapshot() {
+                    Ok(_) => "the set in force stays",
+                    Err(_) => "and none is in force: every image is refused",
+                };
+                tracing::error!("policies are not loaded, {left}:\n{problems}");
+                let message = format!("policies are not loaded, {left}: {problems}");
+                Record::new(Event::Policy, message)
+            }
+            source::Event::Unchanged(set) => {
+                tracing::info!(digest = %set.digest(), "policies load; the set in force is unchanged");
+                let policy_set = Some(PolicySetId { revision: None, digest: set.digest() });
+                let message = "policies load; the set in force is unchanged";
+                Record { policy_set, ..Record::new(Event::Policy, message) }
+            }
+        };
+        // Waited for, so that the order on record is the order of events. The log says itself
+        // when it cannot be written.
+        let _ = threads.block_on(log.record(record, ()));
+    })
+}
+
+/// Why the daemon stops.
+enum Ended {
+    ByOrder,
+    ByFault,
+}
+
+/// The signals that the daemon obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Obeys until the order to stop. Policies that nobody watches any more would grow stale in
+    /// silence, so that stops the daemon too: its supervisor starts a whole one.
+    async fn obey(mut self, stop: watch::Sender<bool>, mut watcher: Watcher) -> Ended {
+        let ended = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break Ended::ByOrder,
+                _ = self.interrupt.recv() => break Ended::ByOrder,
+                _ = self.hang_up.recv() => watcher.reload(),
+                () = watcher.ended() => {
+                    tracing::error!("the watch over the policies ended by a fault");
+                    break Ended::ByFault;
+                }
+            }
+        };
+        tracing::info!("stopping");
+        notify(sd_notify::NotifyState::Stopping);
+        let _ = stop.send(true);
+        ended
+    }
+}
+
+/// Tells systemd, where it is there to be told.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+impl DaemonError {
+    /// Whether it takes a hand on the configuration, so that trying again is in vain.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            DaemonError::Audit(LogError::Irregular(_) | LogError::Foreign(_))
+                | DaemonError::Listen(ListenError::NotASocket(_))
+        )
+    }
+}
+
+/// What keeps the gate from opening, or from staying open.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The audit log cannot be used by this process.
+    #[error(transparent)]
+    Audit(#[from] LogError),
+    /// There is no socket to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Nobody watches the policies any more; without, they would grow stale in silence.
+    #[error("the watch over the policies ended by a fault; its log line tells more")]
+    Watch,
+    /// The system gives no threads, signals or events.
+    #[error("cannot begin: {0}")]
+    Threads(io::Error),
+}
