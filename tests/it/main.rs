@@ -1,0 +1,18 @@
+//! The integration tests: one binary, a module a topic.
+#![allow(clippy::unwrap_used, reason = "clippy knows only #[test] functions as tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cli;
+mod pin;
+mod relay;
+mod storm;
+mod judged;
+mod pipes;
+mod conformance;
+mod registry;
+mod evidence;
+mod hostile;
+mod node;
+mod test_registry;
