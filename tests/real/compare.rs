@@ -1,0 +1,168 @@
+//! The same calls straight at containerd and through the gate: the raw answers are the same.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{join, join_all};
+use http_body_util::BodyExt;
+
+use crate::{
+    lab::{FALLBACK, Lab},
+    pod::{self, Pod},
+    support::{
+        cri::{IMAGE_STATUS, by_id, image_status},
+        grpc::{Client, PATIENCE, Raw, framed},
+    },
+};
+
+const RUNTIME: &str = "/runtime.v1.RuntimeService/";
+const IMAGE: &str = "/runtime.v1.ImageService/";
+
+/// Calls over every family of methods, with questions that change nothing.
+fn calls() -> Vec<(String, Vec<u8>)> {
+    let nobody = || by_id(1, "nobody-has-this-id");
+    let runtime: [(&str, Vec<u8>); 36] = [
+        ("Version", by_id(1, "0.1.0")),
+        ("Status", Vec::new()),
+        ("Status", vec![0x08, 0x01]), // verbose
+        ("RuntimeConfig", Vec::new()),
+        ("UpdateRuntimeConfig", Vec::new()),
+        ("ListPodSandbox", Vec::new()),
+        ("PodSandboxStatus", nobody()),
+        ("StopPodSandbox", nobody()),
+        ("RemovePodSandbox", nobody()),
+        ("RunPodSandbox", Vec::new()),
+        ("PortForward", nobody()),
+        ("ListContainers", Vec::new()),
+        ("ContainerStatus", nobody()),
+        ("CreateContainer", nobody()),
+        ("StartContainer", nobody()),
+        ("StopContainer", nobody()),
+        ("RemoveContainer", nobody()),
+        ("UpdateContainerResources", nobody()),
+        ("ReopenContainerLog", nobody()),
+        ("ExecSync", nobody()),
+        ("Exec", nobody()),
+        ("Attach", nobody()),
+        ("CheckpointContainer", nobody()),
+        ("ContainerStats", nobody()),
+        ("ListContainerStats", Vec::new()),
+        ("PodSandboxStats", nobody()),
+        ("ListPodSandboxStats", Vec::new()),
+        ("ListMetricDescriptors", Vec::new()),
+        ("ListPodSandboxMetrics", Vec::new()),
+        ("UpdatePodSandboxResources", nobody()),
+        ("CheckpointPod", nobody()),
+        ("StreamPodSandboxes", Vec::new()),
+        ("StreamContainers", Vec::new()),
+        ("StreamContainerStats", Vec::new()),
+        ("StreamPodSandboxStats", Vec::new()),
+        ("StreamPodSandboxMetrics", Vec::new()),
+    ];
+    let image: [(&str, Vec<u8>); 5] = [
+        ("ListImages", Vec::new()),
+        ("RemoveImage", by_id(1, "")),
+        ("ImageStatus", by_id(1, "")),
+        ("ImageFsInfo", Vec::new()),
+        ("StreamImages", Vec::new()),
+    ];
+    let named = |service: &'static str| {
+        move |(method, message): (&str, Vec<u8>)| (format!("{service}{method}"), message)
+    };
+    let mut calls: Vec<_> = runtime
+        .into_iter()
+        .map(named(RUNTIME))
+        .chain(image.into_iter().map(named(IMAGE)))
+        .collect();
+    // A message that is none, and a method of the future.
+    calls.push((format!("{RUNTIME}Version"), vec![0xff; 8]));
+    calls
+}
+
+/// Answers that tell the time or list what other tests do meanwhile: their form is compared.
+const LIVELY: &[&str] = &[
+    "Status",
+    "ImageFsInfo",
+    "ListImages",
+    "ListContainers",
+    "ListPodSandbox",
+    "ListContainerStats",
+    "ListPodSandboxStats",
+    "ListPodSandboxMetrics",
+];
+
+pub(crate) async fn direct_and_through_are_the_same(lab: &Lab) {
+    let gate = lab.gate().start();
+    let (through, direct) = (gate.client().await, lab.direct().await);
+    for (path, message) in calls() {
+        compare(&direct, &through, &path, framed(&message)).await;
+    }
+    use prost::Message;
+    let absent = image_status(&format!("{FALLBACK}/nobody/has:this")).encode_to_vec();
+    compare(&direct, &through, IMAGE_STATUS, framed(&absent)).await;
+    // A frame that is cut short.
+    compare(
+        &direct,
+        &through,
+        &format!("{RUNTIME}Version"),
+        Bytes::from_static(b"\0\0\0\0\x09\x0a"),
+    )
+    .await;
+}
+
+async fn compare(direct: &Client, through: &Client, path: &str, framed: Bytes) {
+    let headers = [
+        ("grpc-timeout", "30S"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ];
+    let expected = direct.call(path, &headers, framed.clone()).await;
+    let got = through.call(path, &headers, framed).await;
+    let method = path.rsplit('/').next().unwrap();
+    if LIVELY.contains(&method) {
+        assert_eq!(form(&got), form(&expected), "{path}");
+    } else {
+        assert_eq!(got, expected, "{path}");
+    }
+}
+
+fn form(raw: &Raw) -> (&http::HeaderMap, Option<&http::HeaderMap>, bool) {
+    (&raw.headers, raw.trailers.as_ref(), raw.body.is_empty())
+}
+
+/// A container's events, each as it happens.
+pub(crate) async fn events_flow_as_they_happen(lab: &Lab) {
+    let path = format!("{RUNTIME}GetContainerEvents");
+    let gate = pod::gate(lab);
+    let (through, direct) = (gate.client().await, lab.direct().await);
+    if !streams_events(&direct, &path).await {
+        // containerd 1.6 has no such method, and says so through the gate as well.
+        let answers = [&direct, &through].map(|client| client.call(&path, &[], framed(b"")));
+        let [direct, through] = join_all(answers).await.try_into().unwrap();
+        assert_eq!(through, direct);
+        assert_eq!(through.status().0, 12);
+        return;
+    }
+    // containerd 1.7 gives each event to one listener only, so there is no second one to compare.
+    let listening = async {
+        let mut stream = through.begin(&path, &[], framed(b"")).await.unwrap().into_body();
+        let mut heard = 0;
+        // The container's creation and start; other tests' pods are heard as well.
+        while heard < 2 {
+            let event = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+            heard += usize::from(event.windows(6).any(|window| window == b"events"));
+        }
+    };
+    let acting = async {
+        let client = gate.client().await;
+        Pod::run(lab, &client, "events").await.remove(&client).await;
+    };
+    let both = tokio::time::timeout(PATIENCE, join(listening, acting));
+    both.await.expect("events in time");
+}
+
+/// Whether containerd has the stream: without, it answers with a status and nothing else.
+async fn streams_events(direct: &Client, path: &str) -> bool {
+    let begun = tokio::time::timeout(Duration::from_secs(1), direct.begin(path, &[], framed(b"")));
+    // A stream begins with its first message, and nothing may happen for long.
+    begun.await.map_or(true, |answer| !answer.unwrap().headers().contains_key("grpc-status"))
+}

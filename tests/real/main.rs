@@ -1,0 +1,70 @@
+//! End to end: the real daemon before a real containerd, with real registries.
+//!
+//! One containerd serves all tests of a run; `PORTCULLIS_CONTAINERD` chooses its version (1.6,
+//! 1.7 or 2.1). Each test has repositories and a gate of its own.
+#![allow(clippy::unwrap_used, reason = "clippy knows only #[test] functions as tests")]
+
+mod compare;
+mod lab;
+mod pod;
+mod pull;
+mod restart;
+mod signatures;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{future::Future, process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Trial};
+
+use lab::Lab;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+    }
+    let lab = Arc::new(Lab::start());
+    let conclusion = libtest_mimic::run(&arguments, trials(Some(lab)));
+    // The lab is gone here, with containerd and the registries.
+    conclusion.exit_code()
+}
+
+/// Every test, by its name. Without a lab they are listed only.
+fn trials(lab: Option<Arc<Lab>>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    macro_rules! tests {
+        ($($module:ident: $($test:ident),*;)*) => { $($(
+            let lab_of_test = lab.clone();
+            let name = concat!(stringify!($module), "::", stringify!($test));
+            trials.push(Trial::test(name, move || {
+                let lab = lab_of_test.expect("tests are run with a lab");
+                run($module::$test(&lab));
+                Ok(())
+            }));
+        )*)* };
+    }
+    tests! {
+        signatures: every_signature_of_the_fixtures_is_judged_as_expected, real_cosign_signs_and_the_image_is_pulled;
+        pull:
+            a_tag_pull_shows_exactly_that_tag_at_once,
+            a_digest_pull_shows_no_tag,
+            a_tag_that_moves_is_judged_anew,
+            a_container_runs_from_the_pulled_image,
+            a_registry_that_is_gone_is_not_a_verdict,
+            credentials_of_the_caller_reach_the_registry,
+            a_refused_image_leaves_nothing_in_containerd;
+        compare: direct_and_through_are_the_same, events_flow_as_they_happen;
+        restart: containerd_restarts_and_the_next_call_works;
+    }
+    trials
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
+}
