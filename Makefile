@@ -1,0 +1,44 @@
+# Each target installs what it needs and the machine lacks: packages of the system
+# (tests/lab/needs) and, unpacked below target/, real programs (tests/lab/parts).
+SHELL := bash
+CARGO := cargo
+RELEASES := 1.6 1.7 2.1
+# The containerd of `make test`.
+PORTCULLIS_CONTAINERD ?= 1.6
+export PORTCULLIS_CONTAINERD
+
+.PHONY: help build demo test check test-matrix clean needs parts
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: needs ## the program, target/debug/portcullis
+	$(CARGO) build --locked
+
+demo: parts build ## what Portcullis does, shown with a real registry, containerd and cosign
+	tests/demo
+
+test: parts check ## every check and test; containerd 1.6 or $PORTCULLIS_CONTAINERD
+	$(CARGO) test --locked --no-fail-fast
+	@mkdir -p target && tests/demo > target/demo.log 2>&1 || { cat target/demo.log; exit 1; }
+	@tail -n 1 target/demo.log
+
+check: needs ## formatting, lints and documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
+
+test-matrix: parts ## the tests on real containerd, with each of its releases
+	tests/lab/parts $(RELEASES:%=containerd-%)
+	set -e; for release in $(RELEASES); do \
+	  PORTCULLIS_CONTAINERD=$$release $(CARGO) test --locked --test real; done
+
+clean: ## delete what was built and unpacked
+	$(CARGO) clean
+
+needs:
+	@tests/lab/needs
+
+parts: needs
+	@tests/lab/parts containerd-$(PORTCULLIS_CONTAINERD) runc docker-registry cosign-2
