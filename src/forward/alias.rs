@@ -38,15 +38,20 @@ pub(super) async fn record(
     image_id: &str,
 ) -> Result<(), Status> {
     let name = format!("{}:{tag}", image.repository);
-    let pulled = containerd::GetImageRequest { name: image.to_string() };
-    let pulled: containerd::GetImageResponse = unary(upstream, GET, &pulled).await?;
-    let target = pulled
-        .image
-        .and_then(|image| image.target)
-        .filter(|target| target.digest == image.digest.to_string())
-        .ok_or_else(|| {
-            Status::internal("the runtime's record of the pulled digest names another one")
-        })?;
+    let digest = image.digest.to_string();
+    let names_it = |record: &containerd::Image| {
+        record.target.as_ref().is_some_and(|target| target.digest == digest)
+            && record.labels.get(MANAGED.0).is_some_and(|value| value == MANAGED.1)
+    };
+    // Mostly the tag names these bytes already, and a look costs containerd no write.
+    if get(upstream, &name).await?.as_ref().is_some_and(names_it) {
+        return shown(upstream, &name, image_id).await;
+    }
+    let pulled = get(upstream, &image.to_string()).await?;
+    let target =
+        pulled.and_then(|image| image.target).filter(|target| target.digest == digest).ok_or_else(
+            || Status::internal("the runtime's record of the pulled digest names another one"),
+        )?;
     let record = containerd::Image {
         name: name.clone(),
         labels: [(MANAGED.0.to_owned(), MANAGED.1.to_owned())].into(),
@@ -68,6 +73,17 @@ pub(super) async fn record(
         created => drop(created?),
     }
     shown(upstream, &name, image_id).await
+}
+
+/// containerd's record of a name, if there is one.
+async fn get(upstream: &Upstream, name: &str) -> Result<Option<containerd::Image>, Status> {
+    let question = containerd::GetImageRequest { name: name.to_owned() };
+    let answer: Result<containerd::GetImageResponse, _> = unary(upstream, GET, &question).await;
+    match answer {
+        Ok(answer) => Ok(answer.image),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(status),
+    }
 }
 
 async fn shown(upstream: &Upstream, name: &str, image_id: &str) -> Result<(), Status> {

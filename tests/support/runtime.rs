@@ -224,7 +224,15 @@ pub(crate) fn pulling(call: &Call) -> Reply {
         }
         GET => {
             let name = GetImageRequest::decode(message).unwrap().name;
-            let digest = name.split_once('@').expect("asked by digest").1.to_owned();
+            // A tag is not recorded yet.
+            let Some(digest) = name.split_once('@').map(|(_, digest)| digest.to_owned()) else {
+                let status = headers(&[
+                    ("content-type", "application/grpc"),
+                    ("grpc-status", "5"),
+                    ("grpc-message", "not found"),
+                ]);
+                return Reply::whole(status, Bytes::new(), HeaderMap::new());
+            };
             let image = ImageRecord { name, target: Some(Descriptor { digest }) };
             ok(&GetImageResponse { image: Some(image) }.encode_to_vec())
         }
