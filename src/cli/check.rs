@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     config::Config,
     image::Digest,
-    policy::{AuthorityKind, ImagePolicy, PolicySet, source},
+    policy::{Authority, AuthorityKind, ImagePolicy, PolicySet, source},
     problem::{Position, Problem, Problems},
     verify,
 };
@@ -107,26 +107,25 @@ fn policies(set: &PolicySet, now: Timestamp) -> Found {
 /// What is right by the letter, and may not be what was meant.
 fn notes(policy: &ImagePolicy, now: Timestamp) -> Vec<String> {
     let mut notes = Vec::new();
+    let mut note = |authority: &Authority, why: &str| {
+        notes.push(format!("policy {:?}: {:?}: {why}", policy.name, authority.name));
+    };
+    let alone_suffices = policy.at_least.get() == 1 && policy.authorities.len() > 1;
     let mut in_force = 0;
     for authority in &policy.authorities {
-        let note = match &authority.kind {
-            AuthorityKind::PublicKey(key) => {
-                verify::in_force(key, now).err().map(|missed| missed.why)
+        match &authority.kind {
+            AuthorityKind::PublicKey(key) => match verify::in_force(key, now) {
+                Ok(()) => in_force += 1,
+                Err(missed) => note(authority, &missed.why),
+            },
+            AuthorityKind::Unsigned { .. } => {
+                in_force += 1;
+                if alone_suffices {
+                    note(authority, "lets every image through unsigned, whatever the others say");
+                }
             }
-            AuthorityKind::Unsigned { .. }
-                if policy.at_least.get() == 1 && policy.authorities.len() > 1 =>
-            {
-                Some("lets every image through unsigned, whatever the others say".to_owned())
-            }
-            _ => None,
-        };
-        in_force += usize::from(!matches!(
-            (&authority.kind, &note),
-            (AuthorityKind::PublicKey(_), Some(_))
-        ));
-        notes.extend(
-            note.map(|note| format!("policy {:?}: {:?}: {note}", policy.name, authority.name)),
-        );
+            AuthorityKind::Digests(_) => in_force += 1,
+        }
     }
     if in_force < policy.at_least.get() {
         notes.push(format!("policy {:?}: accepts no image today", policy.name));

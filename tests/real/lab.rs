@@ -126,8 +126,13 @@ impl Node {
     }
 }
 
+/// The release of containerd that this run is about.
+pub(crate) fn version() -> String {
+    env::var("PORTCULLIS_CONTAINERD").unwrap_or_else(|_| "1.6".to_owned())
+}
+
 fn spawn(root: &Path) -> Child {
-    let version = env::var("PORTCULLIS_CONTAINERD").unwrap_or_else(|_| "1.6".to_owned());
+    let version = version();
     let node = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/node");
     let mut command = Command::new("setpriv");
     // Should the tests themselves be killed, so is their node.
