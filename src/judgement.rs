@@ -1,20 +1,23 @@
 //! What a judgement found, for the answer, the audit record and `explain` alike.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     audit::{Event, Outcome, Pod, PolicySetId, Record, RequestedImage},
-    decide::{Permit, PolicyReport},
-    decode::{PullRequest, Wanted},
-    image::{PinnedImage, Version},
+    decide::{Grounds, Permit, PolicyReport},
+    decode::{self, Wanted},
+    evidence::Evidence,
+    image::{ImageRef, PinnedImage, Version},
+    named::ImageId,
     policy::PolicySet,
     refusal::{Code, Refusal},
+    resolve::Fetched,
 };
 
 /// A decision and what it rests on.
 #[derive(Debug)]
 pub struct Judgement {
-    /// Leave to pull, or why not.
+    /// Leave to pull or start, or why not.
     pub decision: Result<Permit, Refusal>,
     /// As far as the judgement came.
     pub findings: Findings,
@@ -27,8 +30,21 @@ pub struct Findings {
     pub policy_set: Option<PolicySetId>,
     /// The image, once it was resolved.
     pub image: Option<PinnedImage>,
+    /// The runtime's ID of the image, once it was known.
+    pub id: Option<ImageId>,
     /// What each matching policy found.
     pub policies: Vec<PolicyReport>,
+    /// What a registry sent, to be kept on this node when the runtime has the image.
+    pub gathered: Option<Arc<Gathered>>,
+}
+
+/// What a registry sent about an image.
+#[derive(Debug)]
+pub struct Gathered {
+    /// The manifest or index that was judged.
+    pub manifest: Fetched,
+    /// What is claimed about it.
+    pub evidence: Evidence,
 }
 
 impl Findings {
@@ -51,42 +67,91 @@ impl Judgement {
         Self::refused(Refusal::new(Code::RegistryUnreachable, message).about(&wanted.image))
     }
 
-    /// The audit record. Without a request it was too broken to name an image.
-    pub fn record(&self, request: Option<&PullRequest>, duration: Duration) -> Record {
-        let mut record = match &self.decision {
-            Ok(permit) => Record {
-                decision: Some(Outcome::Allow),
-                ..Record::new(Event::Pull, format!("{} may be pulled", permit.image()))
-            },
+    /// The audit record of a call. A call that is let through by broken glass has an event of its
+    /// own, whatever the call was.
+    pub fn record(&self, event: Event, asked: Asked<'_>, duration: Duration) -> Record {
+        let done = match event {
+            Event::Pull => "pulled",
+            _ => "started",
+        };
+        let record = match &self.decision {
+            Ok(permit) => {
+                let image = permit.image();
+                let (event, decision, reason, message) = match permit.grounds() {
+                    Grounds::Satisfied => {
+                        (event, Outcome::Allow, None, format!("{image} may be {done}"))
+                    }
+                    Grounds::BreakGlass(policies) => {
+                        let message = format!(
+                            "{image} may be {done} since the pod broke the glass of {}",
+                            quoted(policies)
+                        );
+                        (Event::BreakGlass, Outcome::Warn, None, message)
+                    }
+                    Grounds::Warned(why) => {
+                        let message =
+                            format!("{image} may be {done}, and would be refused: {}", why.message);
+                        (event, Outcome::Warn, Some(why.code), message)
+                    }
+                };
+                Record { decision: Some(decision), reason, ..Record::new(event, message) }
+            }
             Err(refusal) => Record {
                 decision: Some(Outcome::Deny),
                 reason: Some(refusal.code),
-                ..Record::new(Event::Pull, &refusal.message)
+                ..Record::new(event, &refusal.message)
             },
         };
-        record.image = request.map(|request| requested(request, self.findings.image.as_ref()));
-        record.pod = request.and_then(|request| request.pod.as_ref()).map(|pod| Pod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        });
-        record.policies = self.findings.policies.clone();
-        record.policy_set = self.findings.policy_set.clone();
-        record.duration_us = Some(duration.as_micros().try_into().unwrap_or(u64::MAX));
-        record
+        let Findings { policy_set, image, id, policies, .. } = &self.findings;
+        Record {
+            image: asked.requested.map(|requested| {
+                requested_image(requested, asked.name, image.as_ref(), id.as_ref())
+            }),
+            pod: asked.pod.map(|pod| Pod {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            }),
+            policies: policies.clone(),
+            policy_set: policy_set.clone(),
+            duration_us: Some(duration.as_micros().try_into().unwrap_or(u64::MAX)),
+            ..record
+        }
     }
 }
 
-fn requested(request: &PullRequest, pinned: Option<&PinnedImage>) -> RequestedImage {
-    let image = &request.wanted.image;
-    let (tag, digest) = match &image.version {
-        Version::Tag(tag) => (Some(tag.to_string()), None),
-        Version::Digest(digest) => (None, Some(*digest)),
+/// What a call asked for, as its record repeats it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// The image as the caller wrote it. None: the call was too broken to name one.
+    pub requested: Option<&'a str>,
+    /// The name by which it was judged.
+    pub name: Option<&'a ImageRef>,
+    /// The pod that the image is for, as the caller says.
+    pub pod: Option<&'a decode::Pod>,
+}
+
+fn quoted(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+    names.join(", ")
+}
+
+fn requested_image(
+    requested: &str,
+    name: Option<&ImageRef>,
+    pinned: Option<&PinnedImage>,
+    id: Option<&ImageId>,
+) -> RequestedImage {
+    let (tag, digest) = match name.map(|name| &name.version) {
+        Some(Version::Tag(tag)) => (Some(tag.to_string()), None),
+        Some(Version::Digest(digest)) => (None, Some(*digest)),
+        None => (None, None),
     };
     RequestedImage {
-        requested: request.requested.clone(),
-        repository: Some(image.repository.to_string()),
+        requested: requested.to_owned(),
+        repository: name.map(|name| name.repository.to_string()),
         tag,
         digest: pinned.map(|pinned| pinned.digest).or(digest),
+        id: id.copied(),
     }
 }

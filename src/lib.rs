@@ -23,6 +23,7 @@ mod flight;
 
 // The vocabulary.
 pub mod image;
+pub mod named;
 pub mod problem;
 pub mod refusal;
 mod json;

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
-    audit,
+    audit::{self, Event},
     decide::{self, Permit},
     decode::{self, Wanted},
     evidence,
     flight::Flights,
     forward::{self, Answer, Upstream},
     image::Digest,
-    judgement::{Findings, Judgement},
+    judgement::{Asked, Findings, Judgement},
     policy::{self, PolicySet},
     refusal::{Code, Refusal},
     resolve::{self, Registry},
@@ -63,12 +63,21 @@ impl Pipeline {
         let request = match body.and_then(|body| decode::pull(decode::unframe(&body)?)) {
             Ok(request) => request,
             Err(refusal) => {
-                let record = Judgement::refused(refusal.clone()).record(None, arrived.elapsed());
+                let record = Judgement::refused(refusal.clone()).record(
+                    Event::Pull,
+                    Asked::default(),
+                    arrived.elapsed(),
+                );
                 return self.refuse(record, refusal).await;
             }
         };
         let judgement = self.judge(&request.wanted).await;
-        let record = judgement.record(Some(&request), arrived.elapsed());
+        let asked = Asked {
+            requested: Some(&request.requested),
+            name: Some(&request.wanted.image),
+            pod: request.pod.as_ref(),
+        };
+        let record = judgement.record(Event::Pull, asked, arrived.elapsed());
         match &judgement.decision {
             Ok(permit) => match self.audit.record(record, permit.clone()).await {
                 Ok(permit) => forward::pull(upstream, head, &request, permit).await,
@@ -135,14 +144,14 @@ async fn stages(
     now: Timestamp,
     findings: &mut Findings,
 ) -> Result<Permit, Refusal> {
-    let selected = policies.select(&wanted.image, wanted.namespace.as_deref())?;
+    let selected = policies.select(&wanted.image, wanted.caller.namespace.as_deref())?;
     let repository = registry.repo(&wanted.image.repository, &wanted.credentials);
-    let image = resolve::pin(&repository, &wanted.image)
+    let (image, _manifest) = resolve::pin(&repository, &wanted.image)
         .await
         .map_err(|refusal| refusal.about(&wanted.image))?;
     findings.image = Some(image.image.clone());
     let evidence = evidence::gather(&repository, &image).await;
-    let (decision, reports) = decide::decide(&selected, &image, &evidence, now);
+    let (decision, reports) = decide::decide(&selected, &image, &evidence, &wanted.caller, now);
     findings.policies = reports;
     decision
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{decide::PolicyReport, image::Digest, refusal::Code};
+use crate::{decide::PolicyReport, image::Digest, named::ImageId, refusal::Code};
 
 /// What happened, before the log adds `seq`, `time`, `node` and `prev`.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +23,9 @@ pub struct Record {
     /// The pod that asked, as the caller says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
+    /// The container that a `drift` is about, by the runtime's ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// What each matching policy found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyReport>,
@@ -44,6 +47,7 @@ impl Record {
             message: message.into(),
             image: None,
             pod: None,
+            container: None,
             policies: Vec::new(),
             policy_set: None,
             duration_us: None,
@@ -58,13 +62,22 @@ impl Record {
 pub enum Event {
     /// A `PullImage` was judged.
     Pull,
+    /// A `CreateContainer` was judged: one record for its image, and one for each image volume.
+    Create,
+    /// An image that the runtime has was answered as absent.
+    ImageStatus,
+    /// A `RunPodSandbox` was judged by its sandbox (pause) image.
+    Sandbox,
+    /// A pod broke a policy's glass: in place of `pull` or `create`.
+    BreakGlass,
     /// A policy set was loaded, or failed to.
     Policy,
     /// Portcullis started.
     Start,
     /// Portcullis stopped.
     Stop,
-    /// Something on disk is not what Portcullis left there.
+    /// Something is not as Portcullis left it: files of its own, or containers that it would not
+    /// or did not let start.
     Drift,
 }
 
@@ -76,6 +89,9 @@ pub enum Outcome {
     Allow,
     /// The call was refused.
     Deny,
+    /// The call went on although policies refuse the image: they only warn, or their glass was
+    /// broken.
+    Warn,
 }
 
 /// `image`.
@@ -92,6 +108,9 @@ pub struct RequestedImage {
     /// The digest that was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// The runtime's ID of the image, where the call was about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<ImageId>,
 }
 
 /// `pod`.

@@ -94,6 +94,8 @@ fn policy(policy: &PolicyReport, style: Style, out: &mut impl Write) -> io::Resu
     let said = match policy.outcome {
         PolicyOutcome::Satisfied => style.green("satisfied"),
         PolicyOutcome::Refused => style.red("not satisfied"),
+        PolicyOutcome::Warned => style.yellow("not satisfied, and it only warns"),
+        PolicyOutcome::BreakGlass => style.yellow("not satisfied, and its glass is broken"),
     };
     let wanted = format!("wants {} of {}", policy.at_least, policy.authorities.len());
     writeln!(out, "├─ policy {:?} {wanted}: {said}", policy.name)?;

@@ -18,7 +18,7 @@ use crate::{
     image::{Digest, ImageRef},
     judgement::Judgement,
     pipeline,
-    policy::{PolicySet, source},
+    policy::{Caller, PolicySet, source},
     refusal::Code,
     resolve::{HostsDirectories, Registry},
     verify::PublicKey,
@@ -96,8 +96,11 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
     let policies = Arc::new(policies(question, &config).map_err(fail(Exit::Config))?);
     let credentials = auth_file::credentials(question.auth_file.as_deref(), &image.repository)
         .map_err(fail(Exit::Config))?;
-    let wanted =
-        Wanted { image: image.clone(), credentials, namespace: question.namespace.clone() };
+    let wanted = Wanted {
+        image: image.clone(),
+        credentials,
+        caller: Caller::of(question.namespace.clone()),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -11,23 +11,47 @@ use serde::Serialize;
 use crate::{
     evidence::Evidence,
     image::{Digest, PinnedImage},
-    policy::{ImagePolicy, Selected},
+    named::ImageId,
+    policy::{Caller, ImagePolicy, Mode, Revoked, Selected},
     refusal::{Code, Refusal},
     resolve::Resolved,
     verify::{self, Missed, Verified},
 };
 
-/// Leave to pull exactly these bytes.
+/// Leave to pull or start exactly these bytes.
 #[derive(Clone, Debug)]
 pub struct Permit {
     image: Arc<PinnedImage>,
+    id: Option<ImageId>,
+    grounds: Arc<Grounds>,
 }
 
 impl Permit {
-    /// The image that may be pulled.
+    /// The image that may be pulled or started.
     pub fn image(&self) -> &PinnedImage {
         &self.image
     }
+
+    /// The runtime's ID of what may be started, where it is known.
+    pub fn id(&self) -> Option<ImageId> {
+        self.id
+    }
+
+    /// Why it may.
+    pub fn grounds(&self) -> &Grounds {
+        &self.grounds
+    }
+}
+
+/// Why an image is let through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grounds {
+    /// Every policy is satisfied.
+    Satisfied,
+    /// The pod broke the glass of the policies with these names, which refuse the image.
+    BreakGlass(Vec<String>),
+    /// Only policies in `mode: Warn` refuse the image, the first of them for this reason.
+    Warned(Refusal),
 }
 
 /// What one policy found; goes into the audit record and into `explain`.
@@ -51,6 +75,10 @@ pub enum PolicyOutcome {
     Satisfied,
     /// Not enough do.
     Refused,
+    /// Not enough do, and the policy only warns.
+    Warned,
+    /// Not enough do, and the pod broke the policy's glass.
+    BreakGlass,
 }
 
 /// What one authority found.
@@ -89,38 +117,68 @@ impl Serialize for AuthorityOutcome {
     }
 }
 
-/// Holds every matching policy against the image. All must be satisfied.
+/// Holds every matching policy against the image. All must be satisfied, or say themselves that
+/// they only warn or that this caller may break them. What is revoked is refused whatever they say.
 pub fn decide(
     selected: &Selected,
     image: &Resolved,
     evidence: &Evidence,
+    caller: &Caller,
     now: Timestamp,
 ) -> (Result<Permit, Refusal>, Vec<PolicyReport>) {
-    let mut refusal: Option<Refusal> = None;
-    let mut reports = Vec::new();
+    if let Some(refusal) = revoked(selected.revoked(), image) {
+        return (Err(refusal.about(&image.image)), Vec::new());
+    }
+    let (mut refused, mut warned): (Option<Refusal>, Option<Refusal>) = (None, None);
+    let (mut broken, mut reports) = (Vec::new(), Vec::new());
     for policy in selected.policies() {
         let findings: Vec<_> = policy
             .authorities
             .iter()
-            .map(|authority| verify::authority(authority, image, evidence, now))
+            .map(|one| verify::authority(one, image, evidence, selected.revoked(), now))
             .collect();
         let accepted =
             findings.iter().flatten().map(Verified::identity).collect::<BTreeSet<_>>().len();
-        let outcome = match accepted >= policy.at_least.get() {
-            true => PolicyOutcome::Satisfied,
-            false => PolicyOutcome::Refused,
+        let shortfall = match accepted >= policy.at_least.get() {
+            true => selected.digest_required(policy),
+            false => Some(refuse(policy, accepted, &findings, evidence).about(&image.image)),
         };
-        if outcome == PolicyOutcome::Refused && refusal.is_none() {
-            refusal = Some(refuse(policy, accepted, &findings, evidence));
-        }
+        let glass = policy.break_glass.as_ref().filter(|glass| glass.is_broken(caller, now));
+        let outcome = match (shortfall, glass, policy.mode) {
+            (None, _, _) => PolicyOutcome::Satisfied,
+            (Some(_), Some(_), _) => {
+                broken.push(policy.name.clone());
+                PolicyOutcome::BreakGlass
+            }
+            (Some(why), None, Mode::Warn) => {
+                warned.get_or_insert(why);
+                PolicyOutcome::Warned
+            }
+            (Some(why), None, Mode::Enforce) => {
+                refused.get_or_insert(why);
+                PolicyOutcome::Refused
+            }
+        };
         reports.push(report(policy, outcome, findings, image));
     }
-    // `Selected` is never empty, so at least one policy was satisfied in full here.
-    let decision = match refusal {
-        None => Ok(Permit { image: Arc::new(image.image.clone()) }),
-        Some(refusal) => Err(refusal.about(&image.image)),
+    // `Selected` is never empty, so at least one policy has spoken here.
+    let grounds = match (refused, broken.is_empty(), warned) {
+        (Some(refusal), _, _) => return (Err(refusal), reports),
+        (None, false, _) => Grounds::BreakGlass(broken),
+        (None, true, Some(why)) => Grounds::Warned(why),
+        (None, true, None) => Grounds::Satisfied,
     };
-    (decision, reports)
+    let (image, id) = (Arc::new(image.image.clone()), image.id);
+    (Ok(Permit { image, id, grounds: Arc::new(grounds) }), reports)
+}
+
+/// The image's own digest, its child's or its configuration's: each names the bytes that would run.
+fn revoked(revoked: &Revoked, image: &Resolved) -> Option<Refusal> {
+    let digests = image.subjects().chain(image.id.map(ImageId::config));
+    digests.into_iter().find_map(|digest| {
+        let by = revoked.digests.get(&digest)?;
+        Some(Refusal::new(Code::Revoked, format!("{digest} is revoked by {by:?}")))
+    })
 }
 
 /// The sentence of a refusal. Where a registry left a question open, the image was not judged,

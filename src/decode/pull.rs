@@ -5,6 +5,7 @@ use prost::Message;
 
 use crate::{
     image::{ImageRef, shorten},
+    policy::Caller,
     refusal::{Code, Refusal},
     resolve::Credentials,
 };
@@ -19,8 +20,8 @@ pub struct Wanted {
     pub image: ImageRef,
     /// The caller's credentials for the image's registry.
     pub credentials: Credentials,
-    /// The namespace whose policies apply beside those of all namespaces.
-    pub namespace: Option<String>,
+    /// The pod, as far as policies look at it.
+    pub caller: Caller,
 }
 
 /// What a pull asks for.
@@ -65,7 +66,13 @@ pub fn pull(message: &[u8]) -> Result<PullRequest, Refusal> {
     let image: ImageRef = requested.parse().map_err(|error| malformed(&error))?;
     let credentials = credentials(decoded.auth.unwrap_or_default())
         .map_err(|why| malformed(&why).about(&shorten(&requested)))?;
-    let pod = decoded.sandbox_config.and_then(|config| config.metadata).and_then(|metadata| {
+    let (pod, caller) = pod(decoded.sandbox_config.unwrap_or_default());
+    Ok(PullRequest { requested, wanted: Wanted { image, credentials, caller }, pod, message: wire })
+}
+
+/// Who asks, for the record and for the policies.
+pub(super) fn pod(config: cri::PodSandboxConfig) -> (Option<Pod>, Caller) {
+    let pod = config.metadata.and_then(|metadata| {
         // An empty namespace is no namespace: only policies for all namespaces apply.
         (!metadata.namespace.is_empty()).then_some(Pod {
             namespace: metadata.namespace,
@@ -74,12 +81,9 @@ pub fn pull(message: &[u8]) -> Result<PullRequest, Refusal> {
         })
     });
     let namespace = pod.as_ref().map(|pod: &Pod| pod.namespace.clone());
-    Ok(PullRequest {
-        requested,
-        wanted: Wanted { image, credentials, namespace },
-        pod,
-        message: wire,
-    })
+    let switches = config.annotations.into_iter().filter(|(_, value)| value == "true");
+    let caller = Caller { namespace, switches: switches.map(|(name, _)| name).collect() };
+    (pod, caller)
 }
 
 /// Which of CRI's ways to say who is calling is used, in containerd's order.
@@ -109,7 +113,7 @@ mod tests {
 
     fn request(image: &str, auth: Option<cri::AuthConfig>) -> Vec<u8> {
         cri::PullImageRequest {
-            image: Some(cri::ImageSpec { image: image.into() }),
+            image: Some(cri::ImageSpec { image: image.into(), ..Default::default() }),
             auth,
             sandbox_config: Some(cri::PodSandboxConfig {
                 metadata: Some(cri::PodSandboxMetadata {
@@ -117,6 +121,7 @@ mod tests {
                     uid: "u-1".into(),
                     namespace: "shop".into(),
                 }),
+                ..Default::default()
             }),
         }
         .encode_to_vec()
@@ -135,7 +140,7 @@ mod tests {
         let pull = pull(&request("nginx", None)).unwrap();
         assert_eq!(pull.requested, "nginx");
         assert_eq!(pull.wanted.image.to_string(), "docker.io/library/nginx:latest");
-        assert_eq!(pull.wanted.namespace.as_deref(), Some("shop"));
+        assert_eq!(pull.wanted.caller.namespace.as_deref(), Some("shop"));
         assert_eq!(pull.wanted.credentials, Credentials::Anonymous);
     }
 

@@ -5,14 +5,18 @@
 //! is found is read for its shape only; whether it holds is for `verify` to say.
 
 mod gather;
+mod known;
 mod shape;
+mod store;
 
 pub use gather::gather;
+pub use known::{Entry, Known, KnownError};
+pub use store::Store;
 
 use crate::{image::Digest, refusal::Refusal};
 
 /// Everything that was found about one image, and everything that could not be asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// What was found, in the order of discovery, bounded by [`MAX_SIGNATURES`].
     pub claims: Vec<UntrustedClaim>,
@@ -24,7 +28,7 @@ pub struct Evidence {
 pub const MAX_SIGNATURES: usize = 100;
 
 /// Somebody's claim about a digest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UntrustedClaim {
     /// The digest that was asked about when this was found: the image's, or that of its child
     /// for this platform.
@@ -36,7 +40,7 @@ pub struct UntrustedClaim {
 }
 
 /// A claim in one of the formats that Portcullis reads. All bytes are bounded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UntrustedBody {
     /// cosign's simple signing: a JSON payload and a signature over its bytes.
     SimpleSigning {

@@ -87,8 +87,8 @@ async fn get(upstream: &Upstream, name: &str) -> Result<Option<containerd::Image
 }
 
 async fn shown(upstream: &Upstream, name: &str, image_id: &str) -> Result<(), Status> {
-    let question =
-        cri::ImageStatusRequest { image: Some(cri::ImageSpec { image: name.to_owned() }) };
+    let image = cri::ImageSpec { image: name.to_owned(), ..Default::default() };
+    let question = cri::ImageStatusRequest { image: Some(image) };
     let deadline = Instant::now() + VISIBLE;
     let mut pause = PAUSES.0;
     loop {

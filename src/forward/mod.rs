@@ -8,6 +8,7 @@ mod answer;
 mod body;
 mod pull;
 mod relay;
+mod runtime;
 mod unary;
 mod upstream;
 
@@ -16,10 +17,11 @@ pub use answer::{Answer, refuse, unimplemented};
 pub use body::Body;
 pub use pull::pull;
 pub use relay::relay;
+pub use runtime::{Container, ImageRecord, Runtime, RuntimeError, RuntimeImage, Target};
 pub(crate) use upstream::MAX_HEADERS;
 pub use upstream::{Unreachable, Upstream};
 
-/// The few fields of containerd's Images service that a tag is recorded with, from
+/// The few fields of containerd's own services that are read and written, from
 /// `proto/containerd.proto`.
 #[allow(missing_docs, unreachable_pub, reason = "generated; the fields are containerd's own")]
 mod containerd {

@@ -23,6 +23,40 @@ pub(super) async fn unary<Answer: Message + Default>(
     path: &'static str,
     message: &impl Message,
 ) -> Result<Answer, Status> {
+    let response = ask(upstream, path, message, MAX_MESSAGE).await?;
+    response.decode()
+}
+
+/// One call with one message there and several back, of at most `limit` bytes in all.
+pub(super) async fn streamed<Answer: Message + Default>(
+    upstream: &Upstream,
+    path: &'static str,
+    message: &impl Message,
+    limit: usize,
+) -> Result<Vec<Answer>, Status> {
+    // containerd sends content in pieces of some KiB, each framed.
+    let response = ask(upstream, path, message, limit + limit / 16 + (64 << 10)).await?;
+    let mut rest = &response.data[..];
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let strange = || Status::internal("the runtime's answer is no sequence of messages");
+        let length: [u8; 4] =
+            rest.get(1..PREFIX).and_then(|bytes| bytes.try_into().ok()).ok_or_else(strange)?;
+        let end = PREFIX.checked_add(u32::from_be_bytes(length) as usize).ok_or_else(strange)?;
+        let framed = rest.get(..end).ok_or_else(strange)?;
+        let message = unframe(framed).map_err(|_| strange())?;
+        messages.push(Answer::decode(message).map_err(|_| strange())?);
+        rest = &rest[end..];
+    }
+    Ok(messages)
+}
+
+async fn ask(
+    upstream: &Upstream,
+    path: &'static str,
+    message: &impl Message,
+    limit: usize,
+) -> Result<Whole, Status> {
     let request = Request::post(format!("http://localhost{path}"))
         .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
         .header(TE, HeaderValue::from_static("trailers"))
@@ -31,9 +65,9 @@ pub(super) async fn unary<Answer: Message + Default>(
         .expect("constant paths and headers make a request");
     let response =
         upstream.call(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let response = collect(response).await?;
+    let response = within(response, limit).await?;
     response.status()?;
-    response.decode()
+    Ok(response)
 }
 
 /// A whole answer, held until it may leave.
@@ -71,8 +105,12 @@ impl Whole {
 
 /// Takes a whole answer in, of one message at most.
 pub(super) async fn collect(response: Response<Incoming>) -> Result<Whole, Status> {
+    within(response, MAX_MESSAGE).await
+}
+
+async fn within(response: Response<Incoming>, limit: usize) -> Result<Whole, Status> {
     let (head, body) = response.into_parts();
-    let body: Collected<Bytes> = Limited::new(body, PREFIX + MAX_MESSAGE)
+    let body: Collected<Bytes> = Limited::new(body, PREFIX + limit)
         .collect()
         .await
         .map_err(|error| Status::unavailable(format!("the runtime's answer broke off: {error}")))?;

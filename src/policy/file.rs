@@ -155,10 +155,12 @@ fn spec(
     });
     Some(ImagePolicy {
         name: String::new(),
+        mode: super::Mode::Enforce,
         scope: scope?,
         reference: reference?,
         at_least: at_least?,
         authorities: authorities?,
+        break_glass: None,
     })
 }
 

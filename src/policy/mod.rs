@@ -16,5 +16,8 @@ mod watch;
 mod yaml;
 
 pub use current::Current;
-pub use model::{Authority, AuthorityKind, ImagePolicy, PolicySet, PublicKeyAuthority};
+pub use model::{
+    Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,
+    Revoked,
+};
 pub use select::Selected;

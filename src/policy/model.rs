@@ -8,7 +8,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{image::Digest, verify::PublicKey};
+use crate::{
+    image::Digest,
+    verify::{KeyId, PublicKey},
+};
 
 use super::{
     pattern::{NamePattern, RepositoryPattern},
@@ -24,6 +27,8 @@ pub struct PolicySet {
     pub(super) index: Index,
     /// Names exactly this set: the digest over the texts it was read from.
     pub(super) digest: Digest,
+    /// What no policy can accept.
+    pub(super) revoked: Arc<Revoked>,
     /// When the set was read.
     pub(super) loaded: Timestamp,
 }
@@ -41,6 +46,7 @@ impl PolicySet {
         };
         let policy = ImagePolicy {
             name: "key".to_owned(),
+            mode: Mode::Enforce,
             scope: Scope::everything(),
             reference: ReferenceRule::Any,
             at_least: NonZeroUsize::MIN,
@@ -48,13 +54,26 @@ impl PolicySet {
                 name: "key".to_owned(),
                 kind: AuthorityKind::PublicKey(key),
             }],
+            break_glass: None,
         };
-        Self::new(vec![Arc::new(policy)], digest, now)
+        Self::new(vec![Arc::new(policy)], Revoked::default(), digest, now)
     }
 
     /// A set of these policies, in the order of their names.
-    pub(super) fn new(policies: Vec<Arc<ImagePolicy>>, digest: Digest, loaded: Timestamp) -> Self {
-        Self { index: Index::new(&policies), policies, digest, loaded }
+    pub(super) fn new(
+        policies: Vec<Arc<ImagePolicy>>,
+        revoked: Revoked,
+        digest: Digest,
+        loaded: Timestamp,
+    ) -> Self {
+        Self { index: Index::new(&policies), policies, digest, revoked: Arc::new(revoked), loaded }
+    }
+
+    /// Names of pod annotations by which some policy can be broken. All others are nobody's
+    /// business.
+    pub fn switches(&self) -> impl Iterator<Item = &str> {
+        let glass = self.policies.iter().filter_map(|policy| policy.break_glass.as_ref());
+        glass.map(|glass| &*glass.annotation)
     }
 
     /// The policies, in the order of their names.
@@ -78,6 +97,8 @@ impl PolicySet {
 pub struct ImagePolicy {
     /// `metadata.name`, unique in the set.
     pub name: String,
+    /// Whether it refuses, or only says what it would refuse.
+    pub mode: Mode,
     /// Which images and namespaces it governs.
     pub(super) scope: Scope,
     /// Whether the pod may name the image by tag.
@@ -86,6 +107,71 @@ pub struct ImagePolicy {
     pub at_least: NonZeroUsize,
     /// Who may vouch; never empty.
     pub authorities: Vec<Authority>,
+    /// How a pod can be let past this policy in an emergency.
+    pub break_glass: Option<BreakGlass>,
+}
+
+/// `spec.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// What does not satisfy the policy is refused.
+    Enforce,
+    /// It is let through, and what would have been refused is on record.
+    Warn,
+}
+
+/// `spec.breakGlass`.
+#[derive(Debug)]
+pub struct BreakGlass {
+    /// The pod annotation whose value must be `true`.
+    pub annotation: String,
+    /// The namespaces that may; never empty.
+    pub(super) namespaces: Vec<NamePattern>,
+    /// Not from this moment on. Absent: always.
+    pub not_after: Option<Timestamp>,
+}
+
+impl BreakGlass {
+    /// Whether this caller breaks the glass, now.
+    pub fn is_broken(&self, caller: &Caller, now: Timestamp) -> bool {
+        self.is_granted(now)
+            && caller.switches.contains(&self.annotation)
+            && caller
+                .namespace
+                .as_ref()
+                .is_some_and(|namespace| self.namespaces.iter().any(|p| p.matches(namespace)))
+    }
+
+    /// Whether anybody could break it, now.
+    pub fn is_granted(&self, now: Timestamp) -> bool {
+        self.not_after.is_none_or(|until| now < until)
+    }
+}
+
+/// The pod that an image is for, as far as policies look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// Its namespace. None: only policies for all namespaces apply.
+    pub namespace: Option<String>,
+    /// Its annotations whose value is `true`; of these, those that [`PolicySet::switches`] names.
+    pub switches: BTreeSet<String>,
+}
+
+impl Caller {
+    /// A caller in this namespace, if in any, without annotations.
+    pub fn of(namespace: Option<String>) -> Self {
+        Self { namespace, switches: BTreeSet::new() }
+    }
+}
+
+/// All `kind: Revocation` of a set: what no policy can accept, with the name of the object that
+/// says so.
+#[derive(Debug, Default)]
+pub struct Revoked {
+    /// Digests of manifests, indexes or configurations.
+    pub digests: BTreeMap<Digest, String>,
+    /// Keys.
+    pub keys: BTreeMap<KeyId, String>,
 }
 
 /// `spec.match`.

@@ -5,24 +5,57 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
+
 use crate::{
     image::{ImageRef, Repository, Version, shorten},
     refusal::{Code, Refusal},
 };
 
 use super::{
-    ImagePolicy, PolicySet,
-    model::{Namespaces, ReferenceRule, Scope},
+    ImagePolicy, PolicySet, Revoked,
+    model::{AuthorityKind, Mode, Namespaces, ReferenceRule, Scope},
 };
 
 /// The policies that govern an image: never empty.
 #[derive(Debug)]
-pub struct Selected(Vec<Arc<ImagePolicy>>);
+pub struct Selected {
+    policies: Vec<Arc<ImagePolicy>>,
+    revoked: Arc<Revoked>,
+    /// The image, where it is named by a tag.
+    tagged: Option<ImageRef>,
+}
 
 impl Selected {
     /// The policies, in the order of their names.
     pub fn policies(&self) -> &[Arc<ImagePolicy>] {
-        &self.0
+        &self.policies
+    }
+
+    /// What none of them can accept.
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// Whether a policy accepts this image by digest only, and it is named by a tag.
+    pub fn digest_required(&self, policy: &ImagePolicy) -> Option<Refusal> {
+        let tagged = self.tagged.as_ref()?;
+        (policy.reference == ReferenceRule::Digest).then(|| digest_required(tagged, policy))
+    }
+
+    /// The time around `now` in which the passing of time alone changes no decision: from the
+    /// first moment, and before the second.
+    pub fn constant_around(&self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let keys = self.policies.iter().flat_map(|policy| &policy.authorities);
+        let windows = keys.flat_map(|authority| match &authority.kind {
+            AuthorityKind::PublicKey(key) => [key.not_before, key.not_after],
+            AuthorityKind::Digests(_) | AuthorityKind::Unsigned { .. } => [None, None],
+        });
+        let glass = self.policies.iter().filter_map(|policy| policy.break_glass.as_ref());
+        let moments = windows.flatten().chain(glass.filter_map(|glass| glass.not_after));
+        moments.fold((Timestamp::MIN, Timestamp::MAX), |(from, until), moment| {
+            if moment <= now { (from.max(moment), until) } else { (from, until.min(moment)) }
+        })
     }
 }
 
@@ -37,10 +70,12 @@ impl PolicySet {
         if matching.is_empty() {
             return Err(self.no_match(image, namespace));
         }
-        let strict = matching.iter().find(|policy| policy.reference == ReferenceRule::Digest);
-        match (&image.version, strict) {
-            (Version::Tag(_), Some(policy)) => Err(digest_required(image, policy)),
-            _ => Ok(Selected(matching)),
+        let tagged = matches!(image.version, Version::Tag(_)).then(|| image.clone());
+        let selected = Selected { policies: matching, revoked: self.revoked.clone(), tagged };
+        let enforced = selected.policies.iter().filter(|policy| policy.mode == Mode::Enforce);
+        match enforced.filter_map(|policy| selected.digest_required(policy)).next() {
+            Some(refusal) => Err(refusal),
+            None => Ok(selected),
         }
     }
 

@@ -143,7 +143,7 @@ fn build(
     let digest = [files.0, keys.0].map(|listing| Digest::of(&listing).hex()).concat();
     let digest = Digest::of(digest.as_bytes());
     let policies: Vec<_> = policies.into_values().collect();
-    report.finish(PolicySet::new(policies, digest, now))
+    report.finish(PolicySet::new(policies, Default::default(), digest, now))
 }
 
 /// Names and contents, so written that no two lists of them are the same bytes.

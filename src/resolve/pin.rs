@@ -2,11 +2,12 @@
 
 use crate::{
     image::{Digest, ImageRef, PinnedImage, Version},
+    named::ImageId,
     refusal::{Code, Refusal},
 };
 
 use super::{
-    Repo,
+    Fetched, Repo,
     manifest::{Index, MAX_MANIFEST, Manifest, ManifestError, Platform},
 };
 
@@ -18,6 +19,9 @@ pub struct Resolved {
     /// For an index: the one child that this platform's containerd will choose. Absent where
     /// the choice is not unique: then only claims about the index count.
     pub child: Option<Digest>,
+    /// The runtime's ID of what it will start, where the manifests that were read say so: that of
+    /// an image manifest, or of the child that is known.
+    pub id: Option<ImageId>,
 }
 
 impl Resolved {
@@ -30,7 +34,7 @@ impl Resolved {
 /// Fetches the manifest, hashes it, and picks the child for this platform.
 ///
 /// Refuses what the registry does not have or send, what is no manifest, and checkpoints.
-pub async fn pin(repo: &Repo, image: &ImageRef) -> Result<Resolved, Refusal> {
+pub async fn pin(repo: &Repo, image: &ImageRef) -> Result<(Resolved, Fetched), Refusal> {
     let fetched = repo.manifest(&image.version, MAX_MANIFEST).await?;
     if let Version::Digest(asked) = image.version
         && asked != fetched.digest
@@ -48,8 +52,12 @@ pub async fn pin(repo: &Repo, image: &ImageRef) -> Result<Resolved, Refusal> {
         (Manifest::Index(index), Some(architecture)) => only_child(index, architecture),
         _ => None,
     };
+    let id = match &manifest {
+        Manifest::Image(manifest) => Some(ImageId::of_config(manifest.config.digest)),
+        Manifest::Index(_) => None,
+    };
     let image = PinnedImage { repository: image.repository.clone(), digest: fetched.digest };
-    Ok(Resolved { image, child })
+    Ok((Resolved { image, child, id }, fetched))
 }
 
 /// This build's architecture as Go names it, for those where containerd looks for no variant.

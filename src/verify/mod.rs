@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use crate::{
     evidence::{Evidence, UntrustedBody, UntrustedClaim},
     image::Digest,
-    policy::{Authority, AuthorityKind, PublicKeyAuthority},
+    policy::{Authority, AuthorityKind, PublicKeyAuthority, Revoked},
     refusal::Code,
     resolve::Resolved,
 };
@@ -86,15 +86,19 @@ impl Missed {
     }
 }
 
-/// Asks one authority about one image.
+/// Asks one authority about one image. A revoked key vouches for nothing, whatever it signed.
 pub fn authority(
     authority: &Authority,
     image: &Resolved,
     evidence: &Evidence,
+    revoked: &Revoked,
     now: Timestamp,
 ) -> Result<Verified, Missed> {
     match &authority.kind {
-        AuthorityKind::PublicKey(wanted) => by_key(wanted, image, evidence, now),
+        AuthorityKind::PublicKey(wanted) => match revoked.keys.get(&wanted.key.id()) {
+            Some(by) => Err(Missed::new(Code::Revoked, format!("key revoked by {by:?}"))),
+            None => by_key(wanted, image, evidence, now),
+        },
         AuthorityKind::Digests(listed) => image
             .subjects()
             .find(|subject| listed.contains(subject))

@@ -72,9 +72,10 @@ impl Case {
                 digest: INDEX.parse().unwrap(),
             },
             child: Some(CHILD.parse().unwrap()),
+            id: None,
         };
         let wanted = Authority { name: "release".into(), kind };
-        authority(&wanted, &image, &self.evidence, now.parse().unwrap())
+        authority(&wanted, &image, &self.evidence, &Revoked::default(), now.parse().unwrap())
     }
 
     #[track_caller]

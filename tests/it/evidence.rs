@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use portcullis::{
     evidence::{Evidence, MAX_SIGNATURES, UntrustedBody, UntrustedClaim, gather},
     image::{Digest, ImageRef},
-    policy::{Authority, AuthorityKind, PublicKeyAuthority},
+    policy::{Authority, AuthorityKind, PublicKeyAuthority, Revoked},
     refusal::{Code, Refusal},
     resolve::{Credentials, HostsDirectories, Registry, Repo, Resolved, pin},
     verify::{self, Identity, Missed, PublicKey, Verified},
@@ -35,7 +35,7 @@ fn repo(registry: &TestRegistry, name: &str) -> (Repo, ImageRef) {
 
 async fn found(registry: &TestRegistry, name: &str) -> (Resolved, Evidence) {
     let (repo, image) = repo(registry, name);
-    let resolved = pin(&repo, &image).await.unwrap();
+    let (resolved, _) = pin(&repo, &image).await.unwrap();
     let evidence = gather(&repo, &resolved).await;
     (resolved, evidence)
 }
@@ -45,7 +45,8 @@ fn ask(
     annotations: BTreeMap<String, String>,
     (image, evidence): &(Resolved, Evidence),
 ) -> Result<Verified, Missed> {
-    verify::authority(&by_key(pem, annotations), image, evidence, NOW.parse().unwrap())
+    let revoked = Revoked::default();
+    verify::authority(&by_key(pem, annotations), image, evidence, &revoked, NOW.parse().unwrap())
 }
 
 fn by_key(pem: &str, annotations: BTreeMap<String, String>) -> Authority {
@@ -131,7 +132,7 @@ async fn all_found(fixtures: &Fixtures) -> Vec<(String, Vec<Authority>, Resolved
 
 fn holds(key: &Authority, image: &Resolved, claim: UntrustedClaim) -> bool {
     let evidence = Evidence { claims: vec![claim], gaps: Vec::new() };
-    verify::authority(key, image, &evidence, NOW.parse().unwrap()).is_ok()
+    verify::authority(key, image, &evidence, &Revoked::default(), NOW.parse().unwrap()).is_ok()
 }
 
 #[tokio::test]

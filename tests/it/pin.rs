@@ -12,7 +12,9 @@ use crate::support::registry::{Fault, IMAGE_MANIFEST, Match, TestRegistry};
 async fn pinned(registry: &TestRegistry, reference: &str) -> Result<Resolved, Refusal> {
     let image: ImageRef = format!("{}/app{reference}", registry.host()).parse().unwrap();
     let hosts = Registry::new(HostsDirectories::default());
-    pin(&hosts.repo(&image.repository, &Credentials::Anonymous), &image).await
+    pin(&hosts.repo(&image.repository, &Credentials::Anonymous), &image)
+        .await
+        .map(|(image, _)| image)
 }
 
 #[tokio::test]

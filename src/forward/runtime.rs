@@ -1,0 +1,210 @@
+//! What Portcullis asks the runtime for itself: which images and containers it has.
+//!
+//! The answers are not trusted to say what an image is. Manifests are hashed here, and names that
+//! the runtime has for an image decide only which policies it must satisfy.
+
+use std::fmt::Display;
+
+use tonic::{Code, Status};
+
+use crate::{
+    decode::cri,
+    image::{Digest, shorten},
+    named::ImageId,
+    resolve::{Fetched, MAX_MANIFEST},
+};
+
+use super::{
+    Upstream, containerd,
+    unary::{streamed, unary},
+};
+
+const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
+const LIST_IMAGES: &str = "/runtime.v1.ImageService/ListImages";
+const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
+const STATUS: &str = "/runtime.v1.RuntimeService/Status";
+const GET: &str = "/containerd.services.images.v1.Images/Get";
+const LIST: &str = "/containerd.services.images.v1.Images/List";
+const READ: &str = "/containerd.services.content.v1.Content/Read";
+
+/// The runtime, as asked by Portcullis itself.
+#[derive(Clone, Debug)]
+pub struct Runtime(Upstream);
+
+/// The runtime did not answer, or not sensibly. The sentence is the same for the same cause.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the container runtime {0}")]
+pub struct RuntimeError(String);
+
+/// An image as CRI shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeImage {
+    /// Its ID.
+    pub id: ImageId,
+    /// `repository:tag`, and `repository@digest`.
+    pub names: Vec<String>,
+    /// Whether the runtime keeps it from being removed, as it does its sandbox image.
+    pub pinned: bool,
+}
+
+/// One of containerd's names for a manifest or an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// `repository:tag`, `repository@digest`, an image ID, or anything else.
+    pub name: String,
+    /// What it names.
+    pub target: Target,
+}
+
+/// What a name of containerd's leads to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// Of a manifest or an index.
+    pub digest: Digest,
+    /// As recorded when it was pulled or imported.
+    pub media_type: String,
+}
+
+/// A container as CRI shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its ID.
+    pub id: String,
+    /// Its name within the pod.
+    pub name: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// The image as it was asked for when it was created.
+    pub requested: String,
+    /// The image as the pod's author wrote it, where the runtime remembers.
+    pub user_specified: String,
+    /// The ID of the image it was created from, where the runtime says it in full.
+    pub image: Option<ImageId>,
+    /// Namespace, name and UID of its pod, by kubelet's labels. Empty where there is none.
+    pub pod: [String; 3],
+}
+
+impl Runtime {
+    /// The runtime behind this connection, over one of its own.
+    pub fn new(upstream: &Upstream) -> Self {
+        Self(upstream.another())
+    }
+
+    /// The image that the runtime finds by a name or an ID, whole or short.
+    pub async fn image(&self, name: &str) -> Result<Option<RuntimeImage>, RuntimeError> {
+        let image = cri::ImageSpec { image: name.to_owned(), ..Default::default() };
+        let question = cri::ImageStatusRequest { image: Some(image) };
+        let answer: cri::ImageStatusResponse =
+            unary(&self.0, IMAGE_STATUS, &question).await.map_err(failed)?;
+        answer.image.map(image_of).transpose()
+    }
+
+    /// Every image, as CRI shows them.
+    pub async fn images(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
+        let answer: cri::ListImagesResponse =
+            unary(&self.0, LIST_IMAGES, &cri::ListImagesRequest {}).await.map_err(failed)?;
+        answer.images.into_iter().map(image_of).collect()
+    }
+
+    /// Every container, running or not.
+    pub async fn containers(&self) -> Result<Vec<Container>, RuntimeError> {
+        let answer: cri::ListContainersResponse =
+            unary(&self.0, LIST_CONTAINERS, &cri::ListContainersRequest {})
+                .await
+                .map_err(failed)?;
+        Ok(answer.containers.into_iter().map(container_of).collect())
+    }
+
+    /// The sandbox image, where the runtime tells: containerd up to 1.7 and CRI-O do, in the
+    /// verbose status.
+    pub async fn sandbox_image(&self) -> Result<Option<String>, RuntimeError> {
+        let answer: cri::StatusResponse =
+            unary(&self.0, STATUS, &cri::StatusRequest { verbose: true }).await.map_err(failed)?;
+        let config = answer.info.get("config");
+        let config = config.and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok());
+        let image =
+            config.and_then(|config| Some(config.get("sandboxImage")?.as_str()?.to_owned()));
+        Ok(image.filter(|image| !image.is_empty()))
+    }
+
+    /// Every name that containerd has for an image. Those of something else than manifests named
+    /// by SHA-256 are left out: no such image can be started.
+    pub async fn records(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
+        let answer: containerd::ListImagesResponse =
+            unary(&self.0, LIST, &containerd::ListImagesRequest {}).await.map_err(failed)?;
+        Ok(answer.images.into_iter().filter_map(record_of).collect())
+    }
+
+    /// What containerd has under one of its names.
+    pub async fn record(&self, name: &str) -> Result<Option<ImageRecord>, RuntimeError> {
+        let question = containerd::GetImageRequest { name: name.to_owned() };
+        match unary::<containerd::GetImageResponse>(&self.0, GET, &question).await {
+            Ok(answer) => Ok(answer.image.and_then(record_of)),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(failed(status)),
+        }
+    }
+
+    /// The manifest or index with this digest from containerd's content store, hashed here. None:
+    /// containerd does not have it, as the manifests for other platforms.
+    pub async fn manifest(&self, target: &Target) -> Result<Option<Fetched>, RuntimeError> {
+        let question = containerd::ReadContentRequest { digest: target.digest.to_string() };
+        let parts: Vec<containerd::ReadContentResponse> =
+            match streamed(&self.0, READ, &question, MAX_MANIFEST).await {
+                Ok(parts) => parts,
+                Err(status) if status.code() == Code::NotFound => return Ok(None),
+                Err(status) => return Err(failed(status)),
+            };
+        let body: Vec<u8> = parts.into_iter().flat_map(|part| part.data).collect();
+        let digest = Digest::of(&body);
+        if digest != target.digest {
+            return Err(RuntimeError(format!("has {digest} in place of {}", target.digest)));
+        }
+        let media_type = target.media_type.clone();
+        Ok(Some(Fetched { digest, media_type, body: body.into() }))
+    }
+}
+
+fn failed(status: Status) -> RuntimeError {
+    RuntimeError(format!("failed to tell: {}", status.message()))
+}
+
+fn image_of(image: cri::Image) -> Result<RuntimeImage, RuntimeError> {
+    let id = image.id.parse().map_err(|error: crate::image::ReferenceError| strange(&error))?;
+    let names = image.repo_tags.into_iter().chain(image.repo_digests).collect();
+    Ok(RuntimeImage { id, names, pinned: image.pinned })
+}
+
+fn strange(error: &dyn Display) -> RuntimeError {
+    RuntimeError(format!("has an image with a strange ID: {error}"))
+}
+
+fn record_of(image: containerd::Image) -> Option<ImageRecord> {
+    let target = image.target?;
+    let digest = target.digest.parse().ok()?;
+    Some(ImageRecord { name: image.name, target: Target { digest, media_type: target.media_type } })
+}
+
+fn container_of(container: cri::Container) -> Container {
+    let cri::Container { id, metadata, image, image_ref, state, mut labels, image_id, .. } =
+        container;
+    let image_spec = image.unwrap_or_default();
+    let mut label = |name| labels.remove(name).unwrap_or_default();
+    let pod = [
+        label("io.kubernetes.pod.namespace"),
+        label("io.kubernetes.pod.name"),
+        label("io.kubernetes.pod.uid"),
+    ];
+    // Older runtimes say the ID in image_ref alone, and there a repository digest as well.
+    let ids = [&image_id, &image_ref, &image_spec.image];
+    let image = ids.into_iter().find_map(|text| text.parse().ok());
+    Container {
+        id: shorten(&id),
+        name: metadata.unwrap_or_default().name,
+        running: state == 1,
+        image,
+        requested: image_spec.image,
+        user_specified: image_spec.user_specified_image,
+        pod,
+    }
+}
