@@ -17,7 +17,7 @@ use serde::{
 use toml::Spanned;
 
 use crate::{
-    image::shorten,
+    image::{ImageRef, ReferenceError, shorten},
     problem::{Position, Problem, Problems, Report},
 };
 
@@ -71,6 +71,8 @@ pub struct Runtime {
     /// Directories with a `hosts.toml` per registry, as the runtime has them; absolute. None:
     /// registries are asked under their own name.
     pub registry_config: Vec<PathBuf>,
+    /// The sandbox (pause) image of the runtime's own configuration. None: the runtime is asked.
+    pub sandbox_image: Option<ImageRef>,
     /// Methods of the two `runtime.v1` services that pass although this build does not know
     /// them, as in `/runtime.v1.RuntimeService/Foo`.
     pub forward_methods: Vec<String>,
@@ -112,6 +114,7 @@ impl Default for Config {
             runtime: Runtime {
                 endpoint: "/run/containerd/containerd.sock".into(),
                 registry_config: vec!["/etc/containerd/certs.d".into()],
+                sandbox_image: None,
                 forward_methods: Vec::new(),
             },
             policy: Policy { source: PolicySource::Directory("/etc/portcullis/policies".into()) },
@@ -171,6 +174,7 @@ struct WireListen {
 struct WireRuntime {
     endpoint: Text,
     registry_config: Text,
+    sandbox_image: Text,
     #[serde(default)]
     forward_methods: Vec<Spanned<String>>,
 }
@@ -235,6 +239,12 @@ impl Reader<'_> {
                     "runtime.registry_config",
                     path_list,
                     runtime.registry_config,
+                ),
+                sandbox_image: self.value(
+                    wire.runtime.sandbox_image.as_ref(),
+                    "runtime.sandbox_image",
+                    image,
+                    None,
                 ),
                 forward_methods: self.methods(&wire.runtime.forward_methods),
             },
@@ -325,6 +335,10 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
         ));
     }
     Ok(path)
+}
+
+fn image(text: &str) -> Result<Option<ImageRef>, String> {
+    text.parse().map(Some).map_err(|error: ReferenceError| error.to_string())
 }
 
 fn path_list(text: &str) -> Result<Vec<PathBuf>, String> {

@@ -3,21 +3,24 @@
 //! Two runtimes: the relay has a thread of its own, so that a judgement never holds up a call
 //! that only passes; judgements, registries and the watch over policies share the other threads.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use nix::unistd::gethostname;
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::timeout,
 };
 
 use crate::{
     accept::{self, ListenError, Listener, Methods},
     audit::{self, Event, Log, LogError, PolicySetId, Record},
     config::{Config, PolicySource},
-    forward::Upstream,
-    pipeline::Pipeline,
+    evidence::{Ledger, Store},
+    forward::{Runtime, Upstream},
+    local::Local,
+    pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
     policy::{
         self,
         source::{self, Watcher},
@@ -25,6 +28,8 @@ use crate::{
     resolve::{HostsDirectories, Registry},
 };
 
+/// How long the runtime may take to tell its sandbox image before the gate opens without.
+const ASKING: Duration = Duration::from_secs(2);
 /// Threads for judgements. They wait for registries more than they work.
 const JUDGES: usize = 2;
 
@@ -46,8 +51,9 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let signals = judges.block_on(async { Signals::catch() }).map_err(DaemonError::Threads)?;
 
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let state_directory = config.state.directory;
     let audit_config =
-        audit::Config { file: config.audit.file, state_directory: config.state.directory, node };
+        audit::Config { file: config.audit.file, state_directory: state_directory.clone(), node };
     // What was found wrong with the log stands in its `start` record, and was logged.
     let (log, _) = Log::open(audit_config)?;
     let policies = policy::Current::default();
@@ -56,9 +62,17 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let PolicySource::Directory(directory) = &config.policy.source;
         keep_policies(directory, policies.clone(), log.clone())
     };
-    let registry = Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config)));
-    let pipeline =
-        Arc::new(Pipeline::new(policies, registry, log.clone(), judges.handle().clone()));
+    let upstream = Upstream::new(Arc::new(config.runtime.endpoint.clone()));
+    let pipeline = Pipeline::new(Parts {
+        policies,
+        registry: Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config))),
+        local: Local::new(Store::open(&state_directory)),
+        ledger: Ledger::open(&state_directory),
+        runtime: Runtime::new(&upstream),
+        sandbox: SandboxImage::new(config.runtime.sandbox_image),
+        audit: log.clone(),
+        threads: judges.handle().clone(),
+    });
     let methods = Arc::new(Methods::with(config.runtime.forward_methods));
 
     if !config.runtime.endpoint.exists() {
@@ -68,6 +82,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             config.runtime.endpoint.display()
         );
     }
+    judges.block_on(sandbox_image_is_known(&pipeline))?;
     let listener = Listener::open(&config.listen.socket, &config.runtime.endpoint)?;
     let (stop, stopping) = watch::channel(false);
     let obeying = judges.spawn(signals.obey(stop, watcher));
@@ -75,7 +90,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         tracing::info!(runtime = %config.runtime.endpoint.display(), "listening on {listener}");
         let (socket, _file) = listener.accept()?;
         notify(sd_notify::NotifyState::Ready);
-        let upstream = Upstream::new(Arc::new(config.runtime.endpoint));
+        let providing = pipeline.clone();
+        judges.spawn(async move { providing.provide_sandbox_image().await });
         accept::serve(socket, pipeline, upstream, methods, stopping).await;
         Ok(())
     });
@@ -90,6 +106,26 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     match ended {
         Ended::ByOrder => Ok(()),
         Ended::ByFault => Err(DaemonError::Watch),
+    }
+}
+
+/// Whether the sandbox image is known, or can be asked for later: of a runtime that is there and
+/// does not tell, no answer will ever come.
+async fn sandbox_image_is_known(pipeline: &Pipeline) -> Result<(), DaemonError> {
+    match timeout(ASKING, pipeline.sandbox_image()).await {
+        Ok(Err(error @ SandboxError::Unknown(_))) => Err(DaemonError::Sandbox(error)),
+        Ok(Err(SandboxError::Runtime(error))) => {
+            tracing::warn!(%error, "until it tells its sandbox image, no pod starts");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!("the container runtime does not answer; until it does, no pod starts");
+            Ok(())
+        }
+        Ok(Ok(name)) => {
+            tracing::info!(%name, "sandbox image");
+            Ok(())
+        }
     }
 }
 
@@ -188,6 +224,7 @@ impl DaemonError {
             self,
             DaemonError::Audit(LogError::Irregular(_) | LogError::Foreign(_))
                 | DaemonError::Listen(ListenError::NotASocket(_))
+                | DaemonError::Sandbox(_)
         )
     }
 }
@@ -198,6 +235,9 @@ pub enum DaemonError {
     /// The audit log cannot be used by this process.
     #[error(transparent)]
     Audit(#[from] LogError),
+    /// Which image sandboxes are made from is not known.
+    #[error(transparent)]
+    Sandbox(SandboxError),
     /// There is no socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),

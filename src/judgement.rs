@@ -11,7 +11,7 @@ use crate::{
     named::ImageId,
     policy::PolicySet,
     refusal::{Code, Refusal},
-    resolve::Fetched,
+    resolve::{Fetched, Resolved},
 };
 
 /// A decision and what it rests on.
@@ -43,6 +43,8 @@ pub struct Findings {
 pub struct Gathered {
     /// The manifest or index that was judged.
     pub manifest: Fetched,
+    /// What it was resolved to.
+    pub image: Resolved,
     /// What is claimed about it.
     pub evidence: Evidence,
 }

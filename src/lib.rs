@@ -18,6 +18,8 @@ pub mod forward;
 
 // What holds it together.
 pub mod pipeline;
+pub mod local;
+pub mod learn;
 pub mod judgement;
 mod flight;
 

@@ -1,4 +1,9 @@
-//! One pull, from kubelet's request to kubelet's answer: the product's promise, top to bottom.
+//! What is judged, from kubelet's request to kubelet's answer: the product's promise, top to
+//! bottom. A pull is below; what starts from images that are there is in the files beside.
+
+mod create;
+mod image_status;
+mod sandbox;
 
 use std::{
     sync::Arc,
@@ -12,27 +17,41 @@ use tokio::{runtime::Handle, time::timeout};
 use crate::{
     audit::{self, Event},
     decide::{self, Permit},
-    decode::{self, Wanted},
-    evidence,
+    decode::{self, PullRequest, Wanted},
+    evidence::{self, Entry, Evidence, Known, Ledger, Store},
     flight::Flights,
-    forward::{self, Answer, Upstream},
+    forward::{self, Answer, Runtime, Upstream},
     image::Digest,
-    judgement::{Asked, Findings, Judgement},
+    judgement::{Asked, Findings, Gathered, Judgement},
+    learn,
+    local::Local,
+    named::ImageId,
     policy::{self, PolicySet},
     refusal::{Code, Refusal},
     resolve::{self, Registry},
 };
+
+pub use sandbox::{SandboxError, SandboxImage};
 
 /// Longest time that one judgement may take, all its questions to registries included.
 const JUDGEMENT: Duration = Duration::from_secs(60);
 /// Judgements under way at once, each with up to 20 MiB of what a registry sent. Others wait.
 const JUDGEMENTS: usize = 64;
 
-/// The stages, and what they share between pulls.
+/// The stages, and what they share between calls.
+#[derive(Clone, Debug)]
+pub struct Pipeline(Arc<Stages>);
+
 #[derive(Debug)]
-pub struct Pipeline {
+struct Stages {
     policies: policy::Current,
     registry: Arc<Registry>,
+    /// What is judged without a registry.
+    local: Local,
+    ledger: Ledger,
+    /// For questions of our own, on the threads of judgements.
+    runtime: Runtime,
+    sandbox: SandboxImage,
     audit: audit::Log,
     /// Judgements run here, away from the relay.
     threads: Handle,
@@ -40,21 +59,59 @@ pub struct Pipeline {
     flights: Flights<(Wanted, Digest), Arc<Judgement>>,
 }
 
+/// What a pipeline is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The policies in force.
+    pub policies: policy::Current,
+    /// The registries.
+    pub registry: Arc<Registry>,
+    /// The judgement of what is on this node.
+    pub local: Local,
+    /// Which containers were permitted.
+    pub ledger: Ledger,
+    /// The runtime, for questions of our own.
+    pub runtime: Runtime,
+    /// The sandbox image of this node.
+    pub sandbox: SandboxImage,
+    /// The audit log.
+    pub audit: audit::Log,
+    /// Where judgements run.
+    pub threads: Handle,
+}
+
 impl Pipeline {
     /// Puts the stages together.
-    pub fn new(
-        policies: policy::Current,
-        registry: Arc<Registry>,
-        audit: audit::Log,
-        threads: Handle,
-    ) -> Self {
-        Self { policies, registry, audit, threads, flights: Flights::of(JUDGEMENTS) }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { policies, registry, local, ledger, runtime, sandbox, audit, threads } = parts;
+        let flights = Flights::of(JUDGEMENTS);
+        Self(Arc::new(Stages {
+            policies,
+            registry,
+            local,
+            ledger,
+            runtime,
+            sandbox,
+            audit,
+            threads,
+            flights,
+        }))
     }
 
     /// Judges a pull, records the judgement, and lets the pull go on if, and only if, it was
-    /// permitted.
+    /// permitted. What proved it is then kept on this node.
     pub async fn pull(
         &self,
+        upstream: &Upstream,
+        head: request::Parts,
+        body: Result<Vec<u8>, Refusal>,
+    ) -> Answer {
+        self.pull_for(Event::Pull, upstream, head, body).await
+    }
+
+    async fn pull_for(
+        &self,
+        event: Event,
         upstream: &Upstream,
         head: request::Parts,
         body: Result<Vec<u8>, Refusal>,
@@ -62,14 +119,7 @@ impl Pipeline {
         let arrived = Instant::now();
         let request = match body.and_then(|body| decode::pull(decode::unframe(&body)?)) {
             Ok(request) => request,
-            Err(refusal) => {
-                let record = Judgement::refused(refusal.clone()).record(
-                    Event::Pull,
-                    Asked::default(),
-                    arrived.elapsed(),
-                );
-                return self.refuse(record, refusal).await;
-            }
+            Err(refusal) => return self.refuse_unread(event, refusal, arrived).await,
         };
         let judgement = self.judge(&request.wanted).await;
         let asked = Asked {
@@ -77,68 +127,115 @@ impl Pipeline {
             name: Some(&request.wanted.image),
             pod: request.pod.as_ref(),
         };
-        let record = judgement.record(Event::Pull, asked, arrived.elapsed());
+        let record = judgement.record(event, asked, arrived.elapsed());
         match &judgement.decision {
-            Ok(permit) => match self.audit.record(record, permit.clone()).await {
-                Ok(permit) => forward::pull(upstream, head, &request, permit).await,
+            Ok(permit) => match self.0.audit.record(record, permit.clone()).await {
+                Ok(permit) => self.go_on(upstream, head, &request, permit, &judgement).await,
                 Err(unrecorded) => forward::refuse(&unrecorded),
             },
             Err(refusal) => self.refuse(record, refusal.clone()).await,
         }
     }
 
+    async fn go_on(
+        &self,
+        upstream: &Upstream,
+        head: request::Parts,
+        request: &PullRequest,
+        permit: audit::Recorded<Permit>,
+        judgement: &Judgement,
+    ) -> Answer {
+        let (answer, id) = forward::pull(upstream, head, request, permit).await;
+        if let Some(id) = id {
+            // Before the answer leaves: kubelet's next call is about this very image.
+            self.keep(judgement.findings.gathered.clone(), id).await;
+        }
+        answer
+    }
+
+    /// Keeps what a registry said of an image that the runtime has now.
+    async fn keep(&self, gathered: Option<Arc<Gathered>>, id: ImageId) {
+        let Some(gathered) = gathered else { return };
+        let (runtime, store) = (self.0.runtime.clone(), self.0.local.store().clone());
+        let keeping = self.0.threads.spawn(async move {
+            let entry = |manifest| gathered.entry(manifest);
+            let top = entry(gathered.manifest.clone());
+            match learn::of(&runtime, &top, entry).await {
+                Ok(known) if known.iter().any(|known| known.id() == id) => {
+                    learn::keep(&store, known).await;
+                }
+                Ok(_) => tracing::error!(
+                    %id, digest = %gathered.manifest.digest,
+                    "the runtime says that it pulled an image which this digest does not name"
+                ),
+                Err(error) => tracing::error!(%id, %error, "what proves an image is not kept"),
+            }
+        });
+        let _ = keeping.await;
+    }
+
     async fn refuse(&self, record: audit::Record, refusal: Refusal) -> Answer {
-        match self.audit.record(record, refusal).await {
+        match self.0.audit.record(record, refusal).await {
             Ok(refusal) => forward::refuse(&refusal.into_inner()),
             Err(unrecorded) => forward::refuse(&unrecorded),
         }
     }
 
+    /// Refuses a call that cannot be read.
+    async fn refuse_unread(&self, event: Event, refusal: Refusal, arrived: Instant) -> Answer {
+        let judgement = Judgement::refused(refusal.clone());
+        let record = judgement.record(event, Asked::default(), arrived.elapsed());
+        self.refuse(record, refusal).await
+    }
+
     /// Late, broken and shared judgements: each ends in a refusal or in [`examine`]'s own word.
     async fn judge(&self, wanted: &Wanted) -> Arc<Judgement> {
-        let policies = match self.policies.snapshot() {
+        let policies = match self.0.policies.snapshot() {
             Ok(policies) => policies,
             Err(refusal) => return Arc::new(Judgement::refused(refusal)),
         };
         let key = (wanted.clone(), policies.digest());
-        let landed = self.flights.join(key, &self.threads, || {
-            let (wanted, registry) = (wanted.clone(), self.registry.clone());
+        let landed = self.0.flights.join(key, &self.0.threads, || {
+            let (wanted, registry) = (wanted.clone(), self.0.registry.clone());
+            let store = self.0.local.store().clone();
             async move {
-                let examined =
-                    timeout(JUDGEMENT, examine(&registry, &policies, &wanted, Timestamp::now()))
-                        .await;
+                let now = Timestamp::now();
+                let examining = examine(&registry, Some(&store), &policies, &wanted, now);
+                let examined = timeout(JUDGEMENT, examining).await;
                 Arc::new(examined.unwrap_or_else(|_| Judgement::late(&wanted, JUDGEMENT)))
             }
         });
         match landed.await {
             Some(judgement) => judgement,
-            None => Arc::new(Judgement::refused(
-                Refusal::new(
-                    Code::Internal,
-                    "a fault in Portcullis ended the judgement; its log has the details",
-                )
-                .about(&wanted.image),
-            )),
+            None => Arc::new(Judgement::refused(fault().about(&wanted.image))),
         }
     }
 }
 
+/// A judgement that ended in a panic.
+fn fault() -> Refusal {
+    let why = "a fault in Portcullis ended the judgement; its log has the details";
+    Refusal::new(Code::Internal, why)
+}
+
 /// Judges an image, without any effect: what `run` does for each pull, and `verify` and `explain`
-/// once.
+/// once, without a store.
 pub async fn examine(
     registry: &Registry,
+    store: Option<&Store>,
     policies: &PolicySet,
     wanted: &Wanted,
     now: Timestamp,
 ) -> Judgement {
     let mut findings = Findings::under(policies);
-    let decision = stages(registry, policies, wanted, now, &mut findings).await;
+    let decision = stages(registry, store, policies, wanted, now, &mut findings).await;
     Judgement { decision, findings }
 }
 
 /// Everything that must hold before an image may be pulled. Any `?` is a refusal.
 async fn stages(
     registry: &Registry,
+    store: Option<&Store>,
     policies: &PolicySet,
     wanted: &Wanted,
     now: Timestamp,
@@ -146,12 +243,46 @@ async fn stages(
 ) -> Result<Permit, Refusal> {
     let selected = policies.select(&wanted.image, wanted.caller.namespace.as_deref())?;
     let repository = registry.repo(&wanted.image.repository, &wanted.credentials);
-    let (image, _manifest) = resolve::pin(&repository, &wanted.image)
+    let (image, manifest) = resolve::pin(&repository, &wanted.image)
         .await
         .map_err(|refusal| refusal.about(&wanted.image))?;
     findings.image = Some(image.image.clone());
-    let evidence = evidence::gather(&repository, &image).await;
-    let (decision, reports) = decide::decide(&selected, &image, &evidence, &wanted.caller, now);
+    let decide =
+        |evidence: &Evidence| decide::decide(&selected, &image, evidence, &wanted.caller, now);
+    // Evidence does not age: what is on this node proves as much as when it was fetched.
+    let kept = kept(store, image.image.digest).await;
+    if let Some(kept) = &kept
+        && let (Ok(permit), reports) = decide(kept)
+        && *permit.grounds() == decide::Grounds::Satisfied
+    {
+        findings.policies = reports;
+        return Ok(permit);
+    }
+    let mut evidence = evidence::gather(&repository, &image).await;
+    evidence.add(kept.unwrap_or_default());
+    let (decision, reports) = decide(&evidence);
     findings.policies = reports;
+    findings.gathered = Some(Arc::new(Gathered { manifest, image, evidence }));
     decision
+}
+
+/// What is known on this node about a manifest or index.
+async fn kept(store: Option<&Store>, digest: Digest) -> Option<Evidence> {
+    let store = store?.clone();
+    let known = tokio::task::spawn_blocking(move || store.of_digest(digest)).await.ok()?;
+    known.iter().map(Known::evidence).reduce(|mut all, more| {
+        all.add(more);
+        all
+    })
+}
+
+impl Gathered {
+    /// What is known of one of the image's manifests.
+    fn entry(&self, manifest: resolve::Fetched) -> Entry {
+        let digest = manifest.digest;
+        let about = self.evidence.claims.iter().filter(|claim| claim.subject == digest);
+        let claims = about.cloned().collect();
+        let asked = self.image.subjects().any(|subject| subject == digest);
+        Entry { manifest, claims, whole: asked && self.evidence.gaps.is_empty() }
+    }
 }

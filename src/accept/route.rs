@@ -9,7 +9,6 @@ const RUNTIME: &[&str] = &[
     "CheckpointPod",
     "ContainerStats",
     "ContainerStatus",
-    "CreateContainer",
     "Exec",
     "ExecSync",
     "GetContainerEvents",
@@ -25,7 +24,6 @@ const RUNTIME: &[&str] = &[
     "RemoveContainer",
     "RemovePodSandbox",
     "ReopenContainerLog",
-    "RunPodSandbox",
     "RuntimeConfig",
     "StartContainer",
     "Status",
@@ -42,17 +40,42 @@ const RUNTIME: &[&str] = &[
     "Version",
 ];
 /// Methods of `runtime.v1.ImageService` that pass unjudged.
-const IMAGE: &[&str] = &["ImageFsInfo", "ImageStatus", "ListImages", "RemoveImage", "StreamImages"];
+const IMAGE: &[&str] = &["ImageFsInfo", "ListImages", "RemoveImage", "StreamImages"];
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `PullImage`: through the pipeline.
-    Pull,
+    /// Through the pipeline.
+    Judge(Judged),
     /// As opaque frames to the runtime.
     Relay,
     /// Not at all.
     Refuse,
+}
+
+/// The calls that are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// `PullImage`.
+    Pull,
+    /// `CreateContainer`.
+    Create,
+    /// `ImageStatus`.
+    ImageStatus,
+    /// `RunPodSandbox`.
+    RunPodSandbox,
+}
+
+impl Judged {
+    /// The method's name.
+    pub fn method(self) -> &'static str {
+        match self {
+            Judged::Pull => "PullImage",
+            Judged::Create => "CreateContainer",
+            Judged::ImageStatus => "ImageStatus",
+            Judged::RunPodSandbox => "RunPodSandbox",
+        }
+    }
 }
 
 /// The call table, with the methods that the operator added to it.
@@ -71,9 +94,16 @@ impl Methods {
     /// Where the call with this path goes.
     pub fn route(&self, path: &str) -> Route {
         let known = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
-            Some(("runtime.v1.ImageService", "PullImage")) => return Route::Pull,
-            Some(("runtime.v1.RuntimeService", method)) => RUNTIME.contains(&method),
-            Some(("runtime.v1.ImageService", method)) => IMAGE.contains(&method),
+            Some(("runtime.v1.ImageService", method)) => match method {
+                "PullImage" => return Route::Judge(Judged::Pull),
+                "ImageStatus" => return Route::Judge(Judged::ImageStatus),
+                _ => IMAGE.contains(&method),
+            },
+            Some(("runtime.v1.RuntimeService", method)) => match method {
+                "CreateContainer" => return Route::Judge(Judged::Create),
+                "RunPodSandbox" => return Route::Judge(Judged::RunPodSandbox),
+                _ => RUNTIME.contains(&method),
+            },
             _ => false,
         };
         if known || self.forwarded.iter().any(|method| method == path) {
@@ -89,10 +119,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cri_passes_pulls_are_judged_and_all_else_is_refused() {
+    fn cri_passes_what_starts_is_judged_and_all_else_is_refused() {
         let table = Methods::default();
-        assert_eq!(table.route("/runtime.v1.ImageService/PullImage"), Route::Pull);
-        for path in ["/runtime.v1.RuntimeService/Version", "/runtime.v1.ImageService/ImageStatus"] {
+        for (path, judged) in [
+            ("/runtime.v1.ImageService/PullImage", Judged::Pull),
+            ("/runtime.v1.ImageService/ImageStatus", Judged::ImageStatus),
+            ("/runtime.v1.RuntimeService/CreateContainer", Judged::Create),
+            ("/runtime.v1.RuntimeService/RunPodSandbox", Judged::RunPodSandbox),
+        ] {
+            assert_eq!(table.route(path), Route::Judge(judged), "{path}");
+            assert!(path.ends_with(judged.method()));
+        }
+        for path in ["/runtime.v1.RuntimeService/Version", "/runtime.v1.ImageService/ListImages"] {
             assert_eq!(table.route(path), Route::Relay);
         }
         for path in [
@@ -102,6 +140,7 @@ mod tests {
             "/containerd.services.content.v1.Content/Write",
             "/runtime.v1.RuntimeService/RestorePod",
             "/runtime.v1.RuntimeService/PullImage",
+            "/runtime.v1.ImageService/CreateContainer",
             "/runtime.v1.ImageService/Version",
             "/runtime.v1.ImageService/pullImage",
             "/runtime.v1.ImageService/PullImage/",

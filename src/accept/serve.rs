@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     deadline,
-    route::{Methods, Route},
+    route::{Judged, Methods, Route},
 };
 
 /// Calls in flight on one connection. kubelet holds one for each exec probe that runs.
@@ -39,7 +39,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Serves CRI on the listener until `stop` turns true; then lets calls in flight end.
 pub async fn serve(
     listener: UnixListener,
-    pipeline: Arc<Pipeline>,
+    pipeline: Pipeline,
     upstream: Upstream,
     methods: Arc<Methods>,
     mut stop: watch::Receiver<bool>,
@@ -81,7 +81,7 @@ async fn ordered(stop: &mut watch::Receiver<bool>) {
 /// One client connection.
 #[derive(Clone)]
 struct Client {
-    pipeline: Arc<Pipeline>,
+    pipeline: Pipeline,
     upstream: Upstream,
     methods: Arc<Methods>,
 }
@@ -123,33 +123,42 @@ impl Client {
         match self.methods.route(path) {
             Route::Relay => forward::relay(&self.upstream, request).await,
             Route::Refuse => forward::unimplemented(path),
-            Route::Pull => {
+            Route::Judge(judged) => {
                 let limit = deadline::of(request.headers());
-                let pull = self.pull(request);
+                let answer = self.judge(judged, request);
                 match limit {
-                    Some(limit) => {
-                        timeout(limit, pull).await.unwrap_or_else(|_| forward::deadline_exceeded())
-                    }
-                    None => pull.await,
+                    Some(limit) => timeout(limit, answer)
+                        .await
+                        .unwrap_or_else(|_| forward::deadline_exceeded()),
+                    None => answer.await,
                 }
             }
         }
     }
 
-    async fn pull(&self, request: Request<Incoming>) -> Answer {
+    async fn judge(&self, judged: Judged, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let body = Limited::new(body, PREFIX + MAX_MESSAGE).collect().await;
-        let body = body.map(|body| body.to_bytes().into()).map_err(|error| match error
-            .is::<LengthLimitError>(
-        ) {
-            true => Refusal::new(
-                Code::LimitExceeded,
-                format!("PullImage request: more than {MAX_MESSAGE} bytes"),
-            ),
-            false => {
-                Refusal::new(Code::MalformedRequest, "PullImage request: its message broke off")
-            }
-        });
-        self.pipeline.pull(&self.upstream, head, body).await
+        let body = take_in(judged.method(), body).await;
+        let (pipeline, upstream) = (&self.pipeline, &self.upstream);
+        match judged {
+            Judged::Pull => pipeline.pull(upstream, head, body).await,
+            Judged::Create => pipeline.create(upstream, head, body).await,
+            Judged::ImageStatus => pipeline.image_status(upstream, head, body).await,
+            Judged::RunPodSandbox => pipeline.run_pod_sandbox(upstream, head, body).await,
+        }
     }
+}
+
+/// A whole request, bounded.
+async fn take_in(method: &str, body: Incoming) -> Result<Vec<u8>, Refusal> {
+    let body = Limited::new(body, PREFIX + MAX_MESSAGE).collect().await;
+    body.map(|body| body.to_bytes().into()).map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let why = format!("{method} request: more than {MAX_MESSAGE} bytes");
+            Refusal::new(Code::LimitExceeded, why)
+        } else {
+            let why = format!("{method} request: its message broke off");
+            Refusal::new(Code::MalformedRequest, why)
+        }
+    })
 }

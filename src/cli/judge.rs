@@ -111,7 +111,7 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
     };
     let registry = Registry::new(directories);
     let judgement =
-        runtime.block_on(pipeline::examine(&registry, &policies, &wanted, Timestamp::now()));
+        runtime.block_on(pipeline::examine(&registry, None, &policies, &wanted, Timestamp::now()));
     Ok(Judged { image, policies, judgement })
 }
 

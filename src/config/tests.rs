@@ -51,6 +51,7 @@ fn every_key_can_be_set() {
         runtime: Runtime {
             endpoint: "/b.sock".into(),
             registry_config: vec!["/c".into(), "/d".into()],
+            sandbox_image: None,
             forward_methods: vec!["/runtime.v1.ImageService/New".into()],
         },
         policy: Policy { source: PolicySource::Directory("/e".into()) },
@@ -74,9 +75,9 @@ fn what_is_unknown_or_of_another_type_is_refused() {
          `state`, `audit`",
     );
     refuses(
-        "[runtime]\nsandbox_image = 'x'\n",
-        "c.toml:2:1: unknown field `sandbox_image`, expected one of `endpoint`, \
-         `registry_config`, `forward_methods`",
+        "[runtime]\npause_image = 'x'\n",
+        "c.toml:2:1: unknown field `pause_image`, expected one of `endpoint`, \
+         `registry_config`, `sandbox_image`, `forward_methods`",
     );
     refuses("policy.floor = 'x'\n", "c.toml:1:8: unknown field `floor`, expected `source`");
     for (text, problem) in [
@@ -91,6 +92,17 @@ fn what_is_unknown_or_of_another_type_is_refused() {
     ] {
         refuses(text, &format!("c.toml:{problem}"));
     }
+}
+
+#[test]
+fn the_sandbox_image_is_a_reference() {
+    let config = Config::parse("c.toml", "runtime.sandbox_image = 'registry.k8s.io/pause:3.10'");
+    let image = config.unwrap().runtime.sandbox_image.unwrap();
+    assert_eq!(image.to_string(), "registry.k8s.io/pause:3.10");
+    refuses(
+        "[runtime]\nsandbox_image = ''\n",
+        "c.toml:2:17: runtime.sandbox_image: the image reference is empty",
+    );
 }
 
 #[test]

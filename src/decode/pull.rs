@@ -10,7 +10,7 @@ use crate::{
     resolve::Credentials,
 };
 
-use super::{cri, wire::PullMessage};
+use super::{cri, wire::Patchable};
 
 /// What is to be judged: an image, as seen by one caller, for one namespace. Judgements of equal
 /// ones are equal.
@@ -35,7 +35,7 @@ pub struct PullRequest {
     /// name none.
     pub pod: Option<Pod>,
     /// The request as it came, for the runtime.
-    pub message: PullMessage,
+    pub message: Patchable,
 }
 
 /// A pod, as the caller names it.
@@ -59,7 +59,7 @@ pub fn pull(message: &[u8]) -> Result<PullRequest, Refusal> {
     let malformed = |why: &dyn std::fmt::Display| {
         Refusal::new(Code::MalformedRequest, format!("PullImage request: {why}"))
     };
-    let wire = PullMessage::parse(message).map_err(|error| malformed(&error))?;
+    let wire = Patchable::pull(message).map_err(|error| malformed(&error))?;
     let decoded = cri::PullImageRequest::decode(message)
         .map_err(|_| malformed(&"a field that Portcullis reads is not what CRI defines"))?;
     let requested = decoded.image.unwrap_or_default().image;

@@ -6,11 +6,13 @@
 
 mod gather;
 mod known;
+mod ledger;
 mod shape;
 mod store;
 
 pub use gather::gather;
 pub use known::{Entry, Known, KnownError};
+pub use ledger::Ledger;
 pub use store::Store;
 
 use crate::{image::Digest, refusal::Refusal};
@@ -22,6 +24,18 @@ pub struct Evidence {
     pub claims: Vec<UntrustedClaim>,
     /// Questions that a registry did not answer. While there are any, "unsigned" is unproven.
     pub gaps: Vec<Refusal>,
+}
+
+impl Evidence {
+    /// Adds other evidence about the same image: claims that are not here yet, as many as are
+    /// looked at. Its gaps are those of whoever was asked before, and do not count here.
+    pub fn add(&mut self, more: Evidence) {
+        for claim in more.claims {
+            if self.claims.len() < MAX_SIGNATURES && !self.claims.contains(&claim) {
+                self.claims.push(claim);
+            }
+        }
+    }
 }
 
 /// Most signatures that are looked at for an image, over all its sources.

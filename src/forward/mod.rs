@@ -6,6 +6,7 @@
 mod alias;
 mod answer;
 mod body;
+mod judged;
 mod pull;
 mod relay;
 mod runtime;
@@ -15,9 +16,11 @@ mod upstream;
 pub(crate) use answer::deadline_exceeded;
 pub use answer::{Answer, refuse, unimplemented};
 pub use body::Body;
-pub use pull::pull;
+pub use judged::{create, hold, sandbox};
+pub use pull::{own_pull, pull};
 pub use relay::relay;
 pub use runtime::{Container, ImageRecord, Runtime, RuntimeError, RuntimeImage, Target};
+pub use unary::Whole;
 pub(crate) use upstream::MAX_HEADERS;
 pub use upstream::{Unreachable, Upstream};
 

@@ -90,6 +90,11 @@ impl Runtime {
         Self(upstream.another())
     }
 
+    /// The connection, for judged calls of our own.
+    pub fn upstream(&self) -> &Upstream {
+        &self.0
+    }
+
     /// The image that the runtime finds by a name or an ID, whole or short.
     pub async fn image(&self, name: &str) -> Result<Option<RuntimeImage>, RuntimeError> {
         let image = cri::ImageSpec { image: name.to_owned(), ..Default::default() };

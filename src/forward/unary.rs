@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 use http::{
     HeaderValue, Request, Response,
-    header::{CONTENT_TYPE, TE},
+    header::{CONTENT_TYPE, TE, USER_AGENT},
 };
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::Incoming;
@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::decode::{MAX_MESSAGE, PREFIX, frame, unframe};
 
-use super::{Body, Upstream};
+use super::{Answer, Body, Upstream};
 
 /// Metadata that names containerd's namespace; those of Kubernetes live in `k8s.io`.
 const NAMESPACE: (&str, &str) = ("containerd-namespace", "k8s.io");
@@ -60,6 +60,7 @@ async fn ask(
     let request = Request::post(format!("http://localhost{path}"))
         .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
         .header(TE, HeaderValue::from_static("trailers"))
+        .header(USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
         .header(NAMESPACE.0, NAMESPACE.1)
         .body(Body::whole(frame(&message.encode_to_vec())))
         .expect("constant paths and headers make a request");
@@ -70,8 +71,9 @@ async fn ask(
     Ok(response)
 }
 
-/// A whole answer, held until it may leave.
-pub(super) struct Whole {
+/// A whole answer of the runtime, held until it may leave.
+#[derive(Debug)]
+pub struct Whole {
     head: http::response::Parts,
     data: Bytes,
     trailers: Option<http::HeaderMap>,
@@ -96,8 +98,20 @@ impl Whole {
             .map_err(|_| Status::internal("the runtime's answer cannot be decoded"))
     }
 
+    /// The one message of a call that succeeded. None: the call failed, or the answer is not one
+    /// message.
+    pub fn message(&self) -> Option<&[u8]> {
+        self.status().ok()?;
+        unframe(&self.data).ok()
+    }
+
+    /// The same answer with the empty message.
+    pub fn emptied(self) -> Answer {
+        Whole { data: frame(&[]).into(), ..self }.into_response()
+    }
+
     /// The answer as it came.
-    pub(super) fn into_response(self) -> Response<Body> {
+    pub fn into_response(self) -> Answer {
         let data = (!self.data.is_empty()).then_some(self.data);
         Response::from_parts(self.head, Body::Whole { data, trailers: self.trailers })
     }

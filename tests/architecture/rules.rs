@@ -86,6 +86,7 @@ const BANS: &[Ban] = &[
             "forward/unary.rs",
             "forward/alias.rs",
             "forward/pull.rs",
+            "forward/runtime.rs",
         ],
         names: &["tonic"],
         allowed: &[],

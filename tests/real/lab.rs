@@ -188,7 +188,9 @@ impl Lab {
 
     /// A gate before the shared containerd, with containerd's own hosts.
     pub(crate) fn gate(&self) -> Setup {
-        Setup::before(&self.node.socket()).registry_config(&self.node.hosts())
+        Setup::before(&self.node.socket())
+            .registry_config(&self.node.hosts())
+            .sandbox_image(Some(&format!("{FALLBACK}/pause:v1")))
     }
 
     /// A connection to containerd itself.

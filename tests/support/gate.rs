@@ -14,7 +14,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::grpc::{Client, PATIENCE};
+use super::{
+    grpc::{Client, PATIENCE},
+    runtime::SANDBOX_IMAGE,
+};
 
 /// A running gate; killed when dropped.
 pub(crate) struct Gate {
@@ -31,6 +34,7 @@ pub(crate) struct Setup {
     registry_config: Option<PathBuf>,
     socket: Option<PathBuf>,
     audit_file: Option<PathBuf>,
+    sandbox_image: Option<String>,
     directory: tempfile::TempDir,
 }
 
@@ -45,8 +49,15 @@ impl Setup {
             registry_config: None,
             socket: None,
             audit_file: None,
+            sandbox_image: Some(SANDBOX_IMAGE.to_owned()),
             directory,
         }
+    }
+
+    /// With another sandbox image than the one that nobody looks for; None: the runtime is asked.
+    pub(crate) fn sandbox_image(mut self, name: Option<&str>) -> Self {
+        self.sandbox_image = name.map(str::to_owned);
+        self
     }
 
     /// With a policy file.
@@ -92,8 +103,11 @@ impl Setup {
             chosen.as_ref().map_or(path(name), |chosen| chosen.display().to_string())
         };
         let registry_config = or(&self.registry_config, "certs.d");
+        let sandbox_image = self.sandbox_image.as_ref();
+        let sandbox_image =
+            sandbox_image.map(|name| format!("sandbox_image = {name:?}\n")).unwrap_or_default();
         format!(
-            "[listen]\nsocket = {:?}\n[runtime]\nendpoint = {:?}\nregistry_config = {:?}\n[policy]\nsource = {:?}\n\
+            "[listen]\nsocket = {:?}\n[runtime]\nendpoint = {:?}\nregistry_config = {:?}\n{sandbox_image}[policy]\nsource = {:?}\n\
              [state]\ndirectory = {:?}\n[audit]\nfile = {:?}\n",
             or(&self.socket, "p.sock"),
             self.runtime.display().to_string(),

@@ -115,7 +115,7 @@ async fn a_hostile_namespace_is_told_in_part() {
     let text =
         crate::support::sign::policy("app", "registry.example.com/**", &[("a", &Signer::new())]);
     let gate = Setup::before(runtime.socket()).policy("p.yaml", &text).start();
-    let namespace = format!("\x1b[31m\"\n{}", "x".repeat(1 << 20));
+    let namespace = format!("\x1b[31m\"\n{}", "x".repeat(500 << 10));
     let told = gate.client().await.unary(PULL_IMAGE, &pull("app:v1", &namespace)).await.status();
     let shown = format!(r#"\u{{1b}}[31m\"\n{}…"#, "x".repeat(93));
     let message = format!(

@@ -6,8 +6,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use portcullis::{
     accept::{Methods, serve},
     audit::{Config, Log},
-    forward::Upstream,
-    pipeline::Pipeline,
+    evidence::{Ledger, Store},
+    forward::{Runtime, Upstream},
+    local::Local,
+    pipeline::{Parts, Pipeline, SandboxImage},
     policy::{self, source},
     resolve::{HostsDirectories, Registry, Timeouts},
 };
@@ -65,11 +67,21 @@ fn gate(
     };
     let (log, _) = Log::open(config).unwrap();
     let registry = Registry::with_timeouts(HostsDirectories::parse(""), HASTY);
-    let pipeline = Pipeline::new(current, Arc::new(registry), log, Handle::current());
     let upstream = Upstream::new(Arc::new(runtime.socket().to_owned()));
+    let state = socket.with_file_name("state");
+    let pipeline = Pipeline::new(Parts {
+        policies: current,
+        registry: Arc::new(registry),
+        local: Local::new(Store::open(&state)),
+        ledger: Ledger::open(&state),
+        runtime: Runtime::new(&upstream),
+        sandbox: SandboxImage::default(),
+        audit: log,
+        threads: Handle::current(),
+    });
     let (stop, stopping) = watch::channel(false);
     let listener = UnixListener::bind(socket).unwrap();
     let methods = Arc::new(Methods::default());
-    tokio::spawn(serve(listener, Arc::new(pipeline), upstream, methods, stopping));
+    tokio::spawn(serve(listener, pipeline, upstream, methods, stopping));
     stop
 }

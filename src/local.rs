@@ -1,0 +1,196 @@
+//! The judgement of what is on this node already: from evidence kept here, never from the network.
+//!
+//! Proof is about bytes: an image ID, which the configuration's digest is, leads to the manifests
+//! that name it, and these to what others have signed. The runtime's names for an image prove
+//! nothing; they only say which policies it must satisfy.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    decide::{self, Grounds},
+    evidence::{Known, Store},
+    image::{ImageRef, Version},
+    judgement::{Findings, Judgement},
+    named::ImageId,
+    policy::{Caller, PolicySet},
+    refusal::{Code, Refusal},
+};
+
+/// Most verdicts that are remembered. Beyond, all are derived anew.
+const MAX_VERDICTS: usize = 4096;
+
+/// What is to be judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The image, by the runtime's ID.
+    pub id: ImageId,
+    /// The names that it goes by. Each of them must be accepted.
+    pub names: Vec<ImageRef>,
+    /// The pod that it is for, or a caller who names none.
+    pub caller: Caller,
+}
+
+/// Judges from the evidence on this node. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Local {
+    store: Store,
+    verdicts: Arc<Mutex<HashMap<Question, Verdict>>>,
+}
+
+/// A permission, and while what it holds: verdicts are a function of the policy set, the evidence
+/// and the time. Evidence proves as much tomorrow, so that it is asked for no second time.
+/// Refusals are not remembered: evidence may come at any moment.
+#[derive(Clone, Debug)]
+struct Verdict {
+    policies: crate::image::Digest,
+    from: Timestamp,
+    until: Timestamp,
+    judgement: Arc<Judgement>,
+}
+
+impl Local {
+    /// Judges from this store.
+    pub fn new(store: Store) -> Self {
+        Self { store, verdicts: Arc::default() }
+    }
+
+    /// What it judges from.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether anything is known of an image: its manifests at least. Blocks on the disk.
+    pub fn knows(&self, id: ImageId) -> bool {
+        !self.store.of_id(id).is_empty()
+    }
+
+    /// A permission that was derived before and holds now, at the price of one look-up.
+    pub fn remembered(
+        &self,
+        policies: &PolicySet,
+        question: &Question,
+        now: Timestamp,
+    ) -> Option<Arc<Judgement>> {
+        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = verdicts.get(question)?;
+        let holds =
+            verdict.policies == policies.digest() && verdict.from <= now && now < verdict.until;
+        holds.then(|| verdict.judgement.clone())
+    }
+
+    /// Judges, and remembers a permission. Blocks on the disk.
+    pub fn judge(
+        &self,
+        policies: &PolicySet,
+        question: &Question,
+        now: Timestamp,
+    ) -> Arc<Judgement> {
+        let (judgement, (from, until)) = derive(&self.store, policies, question, now);
+        let judgement = Arc::new(judgement);
+        if judgement.decision.is_ok() {
+            let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+            if verdicts.len() >= MAX_VERDICTS {
+                verdicts.clear();
+            }
+            let verdict =
+                Verdict { policies: policies.digest(), from, until, judgement: judgement.clone() };
+            verdicts.insert(question.clone(), verdict);
+        }
+        judgement
+    }
+}
+
+/// The judgement, and the time around `now` in which it holds.
+fn derive(
+    store: &Store,
+    policies: &PolicySet,
+    question: &Question,
+    now: Timestamp,
+) -> (Judgement, (Timestamp, Timestamp)) {
+    let mut findings = Findings { id: Some(question.id), ..Findings::under(policies) };
+    let mut window = (Timestamp::MIN, Timestamp::MAX);
+    let known = store.of_id(question.id);
+    let mut decision = Err(nameless(question.id));
+    for name in &question.names {
+        let judged = judge_name(&known, policies, question, name, now, &mut findings);
+        let (permit, (from, until)) = match judged {
+            Ok(judged) => judged,
+            Err(refusal) => {
+                decision = Err(refusal);
+                break;
+            }
+        };
+        window = (window.0.max(from), window.1.min(until));
+        // Of several permits, one that policies only warned about is the one to tell.
+        let tells = |permit: &decide::Permit| *permit.grounds() != Grounds::Satisfied;
+        if !decision.as_ref().is_ok_and(tells) {
+            decision = Ok(permit);
+        }
+    }
+    (Judgement { decision, findings }, window)
+}
+
+type Permitted = (decide::Permit, (Timestamp, Timestamp));
+
+/// The judgement under one name. Several manifests can name one configuration, and with it the
+/// same contents of layers: one of them that is proven is enough.
+fn judge_name(
+    known: &[Known],
+    policies: &PolicySet,
+    question: &Question,
+    name: &ImageRef,
+    now: Timestamp,
+    findings: &mut Findings,
+) -> Result<Permitted, Refusal> {
+    let caller = &question.caller;
+    let selected = policies.select(name, caller.namespace.as_deref())?;
+    let window = selected.constant_around(now);
+    let mut refusal = None;
+    for known in known.iter().filter(|known| fits(known, name)) {
+        let image = known.resolved(&name.repository);
+        findings.image.get_or_insert_with(|| image.image.clone());
+        let (decision, reports) = decide::decide(&selected, &image, &known.evidence(), caller, now);
+        match decision {
+            Ok(permit) => {
+                findings.image = Some(permit.image().clone());
+                findings.policies.extend(reports);
+                return Ok((permit, window));
+            }
+            Err(why) if refusal.is_none() => refusal = Some((why, reports)),
+            Err(_) => {}
+        }
+    }
+    let (refusal, reports) = refusal.unwrap_or_else(|| (unknown(question.id, name), Vec::new()));
+    findings.policies.extend(reports);
+    Err(refusal)
+}
+
+/// Whether what is known can be what the name means: a digest means exactly its own bytes.
+fn fits(known: &Known, name: &ImageRef) -> bool {
+    match &name.version {
+        Version::Tag(_) => true,
+        Version::Digest(digest) => {
+            known.digest() == *digest
+                || known.child().is_some_and(|child| child.manifest.digest == *digest)
+        }
+    }
+}
+
+fn nameless(id: ImageId) -> Refusal {
+    let why = "the image has no name on this node, and policies go by names: name it in the pod";
+    Refusal::new(Code::NoPolicyMatches, why).about(&id)
+}
+
+fn unknown(id: ImageId, name: &ImageRef) -> Refusal {
+    let message = format!(
+        "nothing on this node shows that the image {id} belongs to this name: let it be pulled \
+         through Portcullis (imagePullPolicy: Always), or bring evidence with \"portcullis \
+         evidence import\""
+    );
+    Refusal::new(Code::NotProvenLocally, message).about(name)
+}

@@ -1,0 +1,226 @@
+//! One container: each of its images must be proven by what is on this node.
+
+use std::{sync::Arc, time::Instant};
+
+use http::request;
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use crate::{
+    audit::Event,
+    decode::{self, AskedImage, CreateRequest},
+    forward::{self, Answer, Upstream},
+    image::{ImageRef, Version, shorten},
+    judgement::{Asked, Judgement},
+    learn,
+    local::Question,
+    named::Named,
+    policy::{Caller, PolicySet},
+    refusal::{Code, Refusal},
+};
+
+use super::{JUDGEMENT, Pipeline, fault};
+
+impl Pipeline {
+    /// Judges every image of a container, records the judgements, and lets it be created if, and
+    /// only if, all were permitted.
+    pub async fn create(
+        &self,
+        upstream: &Upstream,
+        head: request::Parts,
+        body: Result<Vec<u8>, Refusal>,
+    ) -> Answer {
+        let arrived = Instant::now();
+        let request = match body.and_then(|body| decode::create(decode::unframe(&body)?)) {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse_unread(Event::Create, refusal, arrived).await,
+        };
+        let mut judged = Vec::with_capacity(request.images.len());
+        for image in &request.images {
+            let (judgement, name) = self.judge_start(image, &request.caller).await;
+            let record = judgement.record(
+                Event::Create,
+                asked(image, name.as_ref(), &request),
+                arrived.elapsed(),
+            );
+            match &judgement.decision {
+                Ok(permit) => judged.push((record, permit.clone())),
+                Err(refusal) => return self.refuse(record, refusal.clone()).await,
+            }
+        }
+        let mut permits = Vec::with_capacity(judged.len());
+        for (record, permit) in judged {
+            match self.0.audit.record(record, permit).await {
+                Ok(permit) => permits.push(permit),
+                Err(unrecorded) => return forward::refuse(&unrecorded),
+            }
+        }
+        let (answer, created) = forward::create(upstream, head, &request, permits).await;
+        if let Some(id) = created {
+            self.0.ledger.permit(&id);
+        }
+        answer
+    }
+
+    /// The judgement of one image, and the name that it was judged by.
+    async fn judge_start(
+        &self,
+        image: &AskedImage,
+        caller: &Caller,
+    ) -> (Arc<Judgement>, Option<ImageRef>) {
+        let policies = match self.0.policies.snapshot() {
+            Ok(policies) => policies,
+            Err(refusal) => return (Arc::new(Judgement::refused(refusal)), None),
+        };
+        // kubelet's own way, with nobody to ask.
+        if let (Named::Id(id), Some(name)) = (&image.named, written(image)) {
+            let question = Question { id: *id, names: vec![name.clone()], caller: caller.clone() };
+            return (self.judge_here(&policies, question).await, Some(name));
+        }
+        match self.question(image, caller.clone()).await {
+            Ok(question) => {
+                let name = question.names.first().cloned();
+                (self.judge_here(&policies, question).await, name)
+            }
+            Err(refusal) => (Arc::new(Judgement::refused(refusal)), None),
+        }
+    }
+
+    /// Judges from what is on this node: what is known here, or else what the runtime has.
+    pub(super) async fn judge_here(
+        &self,
+        policies: &Arc<PolicySet>,
+        question: Question,
+    ) -> Arc<Judgement> {
+        if let Some(judgement) = self.0.local.remembered(policies, &question, Timestamp::now()) {
+            return judgement;
+        }
+        let (stages, policies) = (self.0.clone(), policies.clone());
+        let judging = self.0.threads.spawn(async move {
+            let (local, id) = (stages.local.clone(), question.id);
+            let knows = tokio::task::spawn_blocking(move || local.knows(id)).await;
+            if !knows.is_ok_and(|knows| knows) {
+                let learning = learn::image(&stages.runtime, stages.local.store(), id);
+                match timeout(JUDGEMENT, learning).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(%id, %error, "what an image is cannot be learnt")
+                    }
+                    Err(_) => {
+                        tracing::warn!(%id, "the container runtime does not tell what an image is")
+                    }
+                }
+            }
+            let local = stages.local.clone();
+            let judging = move || local.judge(&policies, &question, Timestamp::now());
+            tokio::task::spawn_blocking(judging).await
+        });
+        match judging.await {
+            Ok(Ok(judgement)) => judgement,
+            Ok(Err(_)) | Err(_) => Arc::new(Judgement::refused(fault())),
+        }
+    }
+
+    /// Asks the runtime what an image is, where the request alone does not tell.
+    async fn question(&self, image: &AskedImage, caller: Caller) -> Result<Question, Refusal> {
+        let shown = shorten(&image.requested);
+        let runtime = self.0.runtime.clone();
+        let asked = match &image.named {
+            // The grammar's spelling of it: the runtime may not know the short one.
+            Named::Id(id) => id.to_string(),
+            Named::Short(_) | Named::Reference(_) => image.requested.clone(),
+        };
+        let asking = self.0.threads.spawn(async move { runtime.image(&asked).await });
+        let found = match asking.await {
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) => {
+                let why = "the container runtime has no such image";
+                return Err(Refusal::new(Code::ImageNotFound, why).about(&shown));
+            }
+            Ok(Err(error)) => {
+                return Err(Refusal::new(Code::Internal, error.to_string()).about(&shown));
+            }
+            Err(_) => return Err(fault().about(&shown)),
+        };
+        let names = match (&image.named, written(image)) {
+            // A name that a person wrote, beside what a client made of it.
+            (_, Some(name)) => vec![name],
+            (Named::Reference(name), None) if is_among(name, &found.names) => vec![name.clone()],
+            _ => repositories(&found.names),
+        };
+        Ok(Question { id: found.id, names, caller })
+    }
+}
+
+/// The name that a person wrote. An ID is none: it says nothing of where the image comes from.
+fn written(image: &AskedImage) -> Option<ImageRef> {
+    match image.user_specified.parse() {
+        Ok(Named::Reference(name)) => Some(name),
+        Ok(Named::Id(_) | Named::Short(_)) | Err(_) => None,
+    }
+}
+
+/// Whether the runtime found the image by this name, and not by an ID that begins like it.
+pub(super) fn is_among(name: &ImageRef, names: &[String]) -> bool {
+    names.iter().any(|other| other.parse::<ImageRef>().is_ok_and(|other| other == *name))
+}
+
+/// The names of an image that was asked for by none: each of its repositories once, by digest
+/// where the runtime says one. Whoever names no repository must satisfy the policies of all.
+pub(super) fn repositories(names: &[String]) -> Vec<ImageRef> {
+    let mut found: Vec<ImageRef> = Vec::new();
+    let mut all: Vec<ImageRef> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    all.sort_by_key(|name| matches!(name.version, Version::Tag(_)));
+    for name in all {
+        if !found.iter().any(|other| other.repository == name.repository) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+fn asked<'a>(
+    image: &'a AskedImage,
+    name: Option<&'a ImageRef>,
+    request: &'a CreateRequest,
+) -> Asked<'a> {
+    Asked { requested: Some(image.shown()), name, pod: request.pod.as_ref() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::named::ImageId;
+
+    #[test]
+    fn an_image_without_a_name_goes_by_each_repository_once() {
+        let digest = format!("sha256:{}", crate::image::Digest::of(b"x").hex());
+        let names = [
+            "a.io/x:v1".to_owned(),
+            "a.io/x:v2".into(),
+            "b.io/y:v1".into(),
+            format!("a.io/x@{digest}"),
+            "not a name".into(),
+        ];
+        let found: Vec<_> = repositories(&names).iter().map(ToString::to_string).collect();
+        assert_eq!(found, [format!("a.io/x@{digest}"), "b.io/y:v1".into()]);
+        assert!(repositories(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_no_name() {
+        let name: ImageRef = "deadbeef".parse().unwrap();
+        assert!(is_among(&name, &["docker.io/library/deadbeef:latest".into()]));
+        assert!(!is_among(&name, &["docker.io/library/other:latest".into()]));
+        let by = |user: &str| AskedImage {
+            requested: "x".into(),
+            named: Named::Short("x".into()),
+            user_specified: user.into(),
+        };
+        assert_eq!(written(&by("app:v1")), "app:v1".parse().ok());
+        let id = ImageId::of_config(crate::image::Digest::of(b"x")).to_string();
+        for none in ["", "sha256:abc", &id, &id[7..], "/x"] {
+            assert_eq!(written(&by(none)), None, "{none}");
+        }
+    }
+}

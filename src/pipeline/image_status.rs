@@ -1,0 +1,99 @@
+//! Whether an image is there: one that no policy accepts is not.
+//!
+//! kubelet then pulls it, and the pull is judged with all its means, or says that it must not.
+//! The call names no namespace, so that what is accepted for any is shown; what starts is for
+//! `CreateContainer` to judge.
+
+use std::time::Instant;
+
+use http::request;
+
+use crate::{
+    audit::Event,
+    decode,
+    forward::{self, Answer, Upstream},
+    image::ImageRef,
+    judgement::{Asked, Judgement},
+    local::Question,
+    named::{ImageId, Named},
+    policy::Caller,
+    refusal::{Code, Refusal},
+};
+
+use super::{
+    Pipeline,
+    create::{is_among, repositories},
+};
+
+impl Pipeline {
+    /// Passes the call on, and answers for an image that is accepted for no namespace as for one
+    /// that is not there. All other answers are the runtime's own.
+    pub async fn image_status(
+        &self,
+        upstream: &Upstream,
+        head: request::Parts,
+        body: Result<Vec<u8>, Refusal>,
+    ) -> Answer {
+        let arrived = Instant::now();
+        let read = |body: Vec<u8>| {
+            let message = decode::unframe(&body)?.to_vec();
+            Ok((decode::image_status(&message)?, message))
+        };
+        let (requested, message) = match body.and_then(read) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse_unread(Event::ImageStatus, refusal, arrived).await,
+        };
+        let answer = match forward::hold(upstream, head, &message).await {
+            Ok(answer) => answer,
+            Err(failed) => return failed,
+        };
+        let Some(found) = answer.message().map(decode::image_found) else {
+            return answer.into_response();
+        };
+        let (id, names) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return answer.into_response(),
+            Err(refusal) => return self.refuse_unread(Event::ImageStatus, refusal, arrived).await,
+        };
+        let asked_by = match requested.parse() {
+            Ok(Named::Reference(name)) if is_among(&name, &names) => vec![name],
+            _ => repositories(&names),
+        };
+        let (judgement, name) = match self.accepted_somewhere(&id, &asked_by).await {
+            Ok(()) => return answer.into_response(),
+            Err(refused) => refused,
+        };
+        let asked = Asked { requested: Some(&requested), name, pod: None };
+        let record = judgement.record(Event::ImageStatus, asked, arrived.elapsed());
+        match self.0.audit.record(record, ()).await {
+            Ok(_) => answer.emptied(),
+            Err(unrecorded) => forward::refuse(&unrecorded),
+        }
+    }
+
+    /// Whether the image is accepted under one of its names at least.
+    async fn accepted_somewhere<'a>(
+        &self,
+        id: &str,
+        names: &'a [ImageRef],
+    ) -> Result<(), (Judgement, Option<&'a ImageRef>)> {
+        let refused = |refusal| (Judgement::refused(refusal), None);
+        let policies = self.0.policies.snapshot().map_err(refused)?;
+        let id: ImageId = id.parse().map_err(|error: crate::image::ReferenceError| {
+            refused(Refusal::new(Code::Internal, error.to_string()))
+        })?;
+        let mut first = None;
+        for name in names {
+            let question = Question { id, names: vec![name.clone()], caller: Caller::default() };
+            let judgement = self.judge_here(&policies, question).await;
+            match &judgement.decision {
+                Ok(_) => return Ok(()),
+                Err(refusal) => {
+                    first.get_or_insert_with(|| (Judgement::refused(refusal.clone()), Some(name)));
+                }
+            }
+        }
+        let why = "the image has no name on this node, and policies go by names";
+        Err(first.unwrap_or_else(|| refused(Refusal::new(Code::NoPolicyMatches, why).about(&id))))
+    }
+}

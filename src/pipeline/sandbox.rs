@@ -1,0 +1,190 @@
+//! One pod: its sandbox runs from an image of the runtime's own choice, the sandbox (pause)
+//! image, which the runtime would pull by itself and unjudged.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::request;
+use tokio::{sync::Mutex, time};
+
+use crate::{
+    audit::Event,
+    decode,
+    forward::{self, Answer, Runtime, RuntimeError, Upstream},
+    image::ImageRef,
+    judgement::{Asked, Judgement},
+    local::Question,
+    policy::Caller,
+    refusal::{Code, Refusal},
+};
+
+use super::Pipeline;
+
+/// How long after an attempt to pull the sandbox image the next one may be made.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// The image that the runtime makes sandboxes from. Clones share what was learnt.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxImage {
+    name: Arc<Mutex<Option<ImageRef>>>,
+    tried: Arc<Mutex<Option<time::Instant>>>,
+}
+
+/// Why the sandbox image is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The runtime does not answer.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// It answers, and does not say.
+    #[error(
+        "which sandbox (pause) image the container runtime uses is not known: {0}; set \
+         runtime.sandbox_image to what the runtime's own configuration says (containerd 2: \
+         pinned_images.sandbox, containerd 1: sandbox_image)"
+    )]
+    Unknown(String),
+}
+
+impl SandboxImage {
+    /// By the operator's word: `runtime.sandbox_image`. None: the runtime is asked.
+    pub fn new(name: Option<ImageRef>) -> Self {
+        Self { name: Arc::new(Mutex::new(name)), ..Self::default() }
+    }
+
+    /// Its name: as configured, as the runtime's status tells, or that of the only image that the
+    /// runtime has pinned.
+    pub async fn name(&self, runtime: &Runtime) -> Result<ImageRef, SandboxError> {
+        let mut known = self.name.lock().await;
+        if let Some(name) = &*known {
+            return Ok(name.clone());
+        }
+        let told = match runtime.sandbox_image().await? {
+            Some(told) => told,
+            None => pinned(runtime).await?,
+        };
+        let name: ImageRef =
+            told.parse().map_err(|error| SandboxError::Unknown(format!("it says {error}")))?;
+        *known = Some(name.clone());
+        Ok(name)
+    }
+}
+
+async fn pinned(runtime: &Runtime) -> Result<String, SandboxError> {
+    let images = runtime.images().await?;
+    let mut pinned = images.into_iter().filter(|image| image.pinned);
+    let unknown = |why: &str| Err(SandboxError::Unknown(why.to_owned()));
+    match (pinned.next(), pinned.next()) {
+        (None, _) => unknown("its status does not tell, and it has pinned no image"),
+        (Some(_), Some(_)) => unknown("its status does not tell, and it has pinned several images"),
+        (Some(image), None) => match image.names.into_iter().next() {
+            Some(name) => Ok(name),
+            None => {
+                unknown("its status does not tell, and the image that it has pinned has no name")
+            }
+        },
+    }
+}
+
+impl Pipeline {
+    /// Judges the sandbox image, records the judgement, and lets the sandbox run if, and only if,
+    /// it was permitted.
+    pub async fn run_pod_sandbox(
+        &self,
+        upstream: &Upstream,
+        head: request::Parts,
+        body: Result<Vec<u8>, Refusal>,
+    ) -> Answer {
+        let arrived = Instant::now();
+        let read = |body: Vec<u8>| {
+            let message = decode::unframe(&body)?.to_vec();
+            Ok((decode::sandbox(&message)?, message))
+        };
+        let (pod, message) = match body.and_then(read) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse_unread(Event::Sandbox, refusal, arrived).await,
+        };
+        let pipeline = self.clone();
+        let judging = self.0.threads.spawn(async move { pipeline.judge_sandbox().await });
+        let (judgement, name) =
+            judging.await.unwrap_or_else(|_| (Arc::new(Judgement::refused(super::fault())), None));
+        let requested = name.as_ref().map(ToString::to_string);
+        let asked =
+            Asked { requested: requested.as_deref(), name: name.as_ref(), pod: pod.as_ref() };
+        let record = judgement.record(Event::Sandbox, asked, arrived.elapsed());
+        match &judgement.decision {
+            Ok(permit) => match self.0.audit.record(record, permit.clone()).await {
+                Ok(permit) => forward::sandbox(upstream, head, &message, permit).await,
+                Err(unrecorded) => forward::refuse(&unrecorded),
+            },
+            Err(refusal) => self.refuse(record, refusal.clone()).await,
+        }
+    }
+
+    /// The name of the sandbox image.
+    pub async fn sandbox_image(&self) -> Result<ImageRef, SandboxError> {
+        self.0.sandbox.name(&self.0.runtime).await
+    }
+
+    /// Has the sandbox image on this node and proven, as far as that can be done now. For the
+    /// start and for every look at the node; pods do the same when they need it.
+    pub async fn provide_sandbox_image(&self) -> Result<(), SandboxError> {
+        self.0.sandbox.name(&self.0.runtime).await?;
+        let (judgement, _) = self.judge_sandbox().await;
+        if let Err(refusal) = &judgement.decision {
+            tracing::error!("no pod can start: sandbox image {refusal}");
+        }
+        Ok(())
+    }
+
+    /// The judgement of the sandbox image, which is pulled where it is missing or not proven. It
+    /// is the node's and no pod's: policies of namespaces do not apply.
+    async fn judge_sandbox(&self) -> (Arc<Judgement>, Option<ImageRef>) {
+        let refused = |refusal| Arc::new(Judgement::refused(refusal));
+        let name = match self.0.sandbox.name(&self.0.runtime).await {
+            Ok(name) => name,
+            Err(error) => {
+                return (refused(Refusal::new(Code::Internal, error.to_string())), None);
+            }
+        };
+        let judgement = match self.judge_sandbox_here(&name).await {
+            Ok(judgement) if judgement.decision.is_ok() => judgement,
+            first => {
+                // One attempt for all who wait, and none soon after.
+                let mut tried = self.0.sandbox.tried.lock().await;
+                if tried.is_some_and(|at| at.elapsed() < PAUSE) {
+                    drop(tried);
+                    match self.judge_sandbox_here(&name).await.or(first) {
+                        Ok(judgement) => judgement,
+                        Err(refusal) => refused(refusal),
+                    }
+                } else {
+                    let (head, body) = forward::own_pull(&name.to_string());
+                    let own = self.0.runtime.upstream();
+                    // Its answer is in the audit log; what counts is what is there then.
+                    drop(self.pull_for(Event::Sandbox, own, head, Ok(body)).await);
+                    *tried = Some(time::Instant::now());
+                    match self.judge_sandbox_here(&name).await {
+                        Ok(judgement) => judgement,
+                        Err(refusal) => refused(refusal),
+                    }
+                }
+            }
+        };
+        (judgement, Some(name))
+    }
+
+    async fn judge_sandbox_here(&self, name: &ImageRef) -> Result<Arc<Judgement>, Refusal> {
+        let policies = self.0.policies.snapshot()?;
+        let found = self.0.runtime.image(&name.to_string()).await;
+        let found = found.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+        let Some(found) = found else {
+            let why = "the sandbox image is not on this node";
+            return Err(Refusal::new(Code::NotProvenLocally, why).about(name));
+        };
+        let caller = Caller::default();
+        let question = Question { id: found.id, names: vec![name.clone()], caller };
+        Ok(self.judge_here(&policies, question).await)
+    }
+}
