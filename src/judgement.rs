@@ -88,6 +88,7 @@ impl Judgement {
                             "{image} may be {done} since the pod broke the glass of {}",
                             quoted(policies)
                         );
+                        tracing::warn!("{message}");
                         (Event::BreakGlass, Outcome::Warn, None, message)
                     }
                     Grounds::Warned(why) => {

@@ -194,6 +194,7 @@ impl Pipeline {
             Ok(policies) => policies,
             Err(refusal) => return Arc::new(Judgement::refused(refusal)),
         };
+        let wanted = &Wanted { caller: wanted.caller.seen_by(&policies), ..wanted.clone() };
         let key = (wanted.clone(), policies.digest());
         let landed = self.0.flights.join(key, &self.0.threads, || {
             let (wanted, registry) = (wanted.clone(), self.0.registry.clone());

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     config::Config,
     image::Digest,
-    policy::{Authority, AuthorityKind, ImagePolicy, PolicySet, source},
+    policy::{Authority, AuthorityKind, ImagePolicy, Mode, PolicySet, Revoked, source},
     problem::{Position, Problem, Problems},
     verify,
 };
@@ -37,6 +37,8 @@ enum Found {
         kind: &'static str,
         policies: usize,
         authorities: usize,
+        #[serde(skip_serializing_if = "is_zero")]
+        revoked: usize,
         digest: Digest,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         notes: Vec<String>,
@@ -100,13 +102,36 @@ fn check(path: &Path, now: Timestamp) -> Report {
 fn policies(set: &PolicySet, now: Timestamp) -> Found {
     let authorities = set.policies().iter().map(|policy| policy.authorities.len()).sum();
     let policies = set.policies().len();
-    let notes = set.policies().iter().flat_map(|policy| notes(policy, now)).collect();
-    Found::Policies { kind: "policies", policies, authorities, digest: set.digest(), notes }
+    let revoked = set.revoked().digests.len() + set.revoked().keys.len();
+    let notes =
+        set.policies().iter().flat_map(|policy| notes(policy, set.revoked(), now)).collect();
+    let digest = set.digest();
+    Found::Policies { kind: "policies", policies, authorities, revoked, digest, notes }
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// What is right by the letter, and may not be what was meant.
-fn notes(policy: &ImagePolicy, now: Timestamp) -> Vec<String> {
+fn notes(policy: &ImagePolicy, revoked: &Revoked, now: Timestamp) -> Vec<String> {
     let mut notes = Vec::new();
+    if policy.mode == Mode::Warn {
+        let why = "only warns: what it would refuse is let through";
+        notes.push(format!("policy {:?}: {why}", policy.name));
+    }
+    if let Some(glass) = &policy.break_glass {
+        let why = match glass.not_after {
+            None => "its glass can be broken without end (breakGlass has no notAfter)".to_owned(),
+            Some(until) if now >= until => {
+                format!("its glass cannot be broken any more, since {}", verify::day(until))
+            }
+            Some(_) => String::new(),
+        };
+        if !why.is_empty() {
+            notes.push(format!("policy {:?}: {why}", policy.name));
+        }
+    }
     let mut note = |authority: &Authority, why: &str| {
         notes.push(format!("policy {:?}: {:?}: {why}", policy.name, authority.name));
     };
@@ -114,7 +139,7 @@ fn notes(policy: &ImagePolicy, now: Timestamp) -> Vec<String> {
     let mut in_force = 0;
     for authority in &policy.authorities {
         match &authority.kind {
-            AuthorityKind::PublicKey(key) => match verify::in_force(key, now) {
+            AuthorityKind::PublicKey(key) => match verify::in_force(key, revoked, now) {
                 Ok(()) => in_force += 1,
                 Err(missed) => note(authority, &missed.why),
             },
@@ -124,7 +149,17 @@ fn notes(policy: &ImagePolicy, now: Timestamp) -> Vec<String> {
                     note(authority, "lets every image through unsigned, whatever the others say");
                 }
             }
-            AuthorityKind::Digests(_) => in_force += 1,
+            AuthorityKind::Digests(listed) => {
+                let (gone, left): (Vec<_>, Vec<_>) =
+                    listed.iter().partition(|digest| revoked.digests.contains_key(digest));
+                for digest in gone {
+                    note(
+                        authority,
+                        &format!("{digest} is revoked by {:?}", revoked.digests[digest]),
+                    );
+                }
+                in_force += usize::from(!left.is_empty());
+            }
         }
     }
     if in_force < policy.at_least.get() {
@@ -137,10 +172,14 @@ fn show(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let path = &report.path;
     match &report.found {
         Found::Configuration { kind } => writeln!(out, "ok: {path}: {kind}"),
-        Found::Policies { policies, authorities, notes, .. } => {
+        Found::Policies { policies, authorities, revoked, notes, .. } => {
             let policies = counted(*policies, "policy", "policies");
             let authorities = counted(*authorities, "authority", "authorities");
-            writeln!(out, "ok: {path}: {policies}, {authorities}")?;
+            let revoked = match revoked {
+                0 => String::new(),
+                some => format!(", {some} revoked"),
+            };
+            writeln!(out, "ok: {path}: {policies}, {authorities}{revoked}")?;
             notes.iter().try_for_each(|note| writeln!(out, "  note: {note}"))
         }
         Found::Problems { problems, more } => {
@@ -285,6 +324,94 @@ wrong: D/x: 1 problem
         );
     }
 
+    const KEY: &str = "\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEfmhq6rkwrqoQvJvEKqFTYBBFOV96
+b2QCI8ufz9Hvuyc6AC2Qi1C2YKmGI0f1KpDOlkblo86Rwd69J71gng4hwg==
+-----END PUBLIC KEY-----
+";
+
+    /// What is noted about a set of one policy by [`KEY`], with these lines in its `spec`, beside
+    /// this revocation.
+    fn noted(lines: &str, revocation: &str) -> String {
+        let directory = TempDir::new().unwrap();
+        let text = POLICY.replace("spec:\n", &format!("spec:\n{lines}")).replace(
+            "{name: none, unsigned: {reason: test}}",
+            "{name: release, publicKey: {file: key.pub}}",
+        );
+        let revocation = format!(
+            "apiVersion: portcullis.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: lost}}\n\
+             spec: {revocation}\n"
+        );
+        fs::write(directory.path().join("p.yaml"), text).unwrap();
+        fs::write(directory.path().join("key.pub"), KEY).unwrap();
+        fs::write(directory.path().join("r.yaml"), revocation).unwrap();
+        let (exit, text) = checked(&directory, &["."], false);
+        assert_eq!(exit, Exit::Success, "{text}");
+        text
+    }
+
+    #[test]
+    fn what_lets_images_through_is_noted() {
+        let other =
+            "{keys: ['sha256:1111111111111111111111111111111111111111111111111111111111111111']}";
+        let well = "ok: D/.: 1 policy, 1 authority, 1 revoked\n";
+        assert_eq!(noted("", other), well);
+        let glass = "  breakGlass: {annotation: a, namespaces: [incident], notAfter: 9999-01-01T00:00:00Z}\n";
+        assert_eq!(noted(glass, other), well);
+        for (lines, note) in [
+            ("  mode: Warn\n", "only warns: what it would refuse is let through"),
+            (
+                "  breakGlass: {annotation: a, namespaces: [incident]}\n",
+                "its glass can be broken without end (breakGlass has no notAfter)",
+            ),
+            (
+                &glass.replace("9999", "2001"),
+                "its glass cannot be broken any more, since 2001-01-01",
+            ),
+        ] {
+            assert_eq!(noted(lines, other), format!("{well}  note: policy \"open\": {note}\n"));
+        }
+    }
+
+    #[test]
+    fn a_revoked_key_of_a_policy_is_noted() {
+        let key = verify::PublicKey::from_pem(KEY).unwrap().id();
+        assert_eq!(
+            noted("", &format!("{{keys: ['{key}']}}")),
+            "ok: D/.: 1 policy, 1 authority, 1 revoked\n  \
+             note: policy \"open\": \"release\": key revoked by \"lost\"\n  \
+             note: policy \"open\": accepts no image today\n"
+        );
+    }
+
+    #[test]
+    fn a_revoked_digest_of_a_floor_is_noted() {
+        let digests = [1, 2].map(|n| format!("'sha256:{}'", n.to_string().repeat(64)));
+        let listed = format!("digests: [{}]", digests.join(", "));
+        let text = POLICY.replace("unsigned: {reason: test}", &listed);
+        let note = |digest: &str| {
+            let digest = digest.trim_matches('\'');
+            format!("  note: policy \"open\": \"none\": {digest} is revoked by \"lost\"\n")
+        };
+        let dead = "  note: policy \"open\": accepts no image today\n".to_owned();
+        for (revoked, notes) in [
+            (&digests[..1], note(&digests[0])),
+            (&digests[..], note(&digests[0]) + &note(&digests[1]) + &dead),
+        ] {
+            let directory = TempDir::new().unwrap();
+            let revocation = format!(
+                "{text}---\napiVersion: portcullis.dev/v1alpha1\nkind: Revocation\n\
+                 metadata: {{name: lost}}\nspec: {{digests: [{}]}}\n",
+                revoked.join(", ")
+            );
+            fs::write(directory.path().join("p.yaml"), revocation).unwrap();
+            let (_, shown) = checked(&directory, &["p.yaml"], false);
+            let head = format!("ok: D/p.yaml: 1 policy, 1 authority, {} revoked\n", revoked.len());
+            assert_eq!(shown, head + &notes);
+        }
+    }
+
     #[test]
     fn nothing_to_check_is_no_success() {
         let (exit, text) = checked(&directory(), &[], false);
@@ -297,10 +424,13 @@ wrong: D/x: 1 problem
         let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
         let mut paths = vec![packaging.join("config.toml"), packaging.join("policies")];
         let examples = fs::read_dir(packaging.join("policies")).unwrap();
-        paths.extend(examples.map(|entry| entry.unwrap().path()));
+        // Revocations alone are no set.
+        let is_policy =
+            |path: &PathBuf| fs::read_to_string(path).unwrap().contains("kind: ImagePolicy");
+        paths.extend(examples.map(|entry| entry.unwrap().path()).filter(is_policy));
         let mut out = Vec::new();
         let exit = run(&paths, false, &mut out).unwrap();
         assert_eq!(exit, Exit::Success, "{}", String::from_utf8_lossy(&out));
-        assert!(paths.len() >= 6, "{paths:?}");
+        assert!(paths.len() >= 8, "{paths:?}");
     }
 }

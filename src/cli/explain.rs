@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use crate::{
-    decide::{AuthorityOutcome, AuthorityReport, PolicyOutcome, PolicyReport},
+    decide::{AuthorityOutcome, AuthorityReport, Grounds, PolicyOutcome, PolicyReport},
     refusal::Code,
 };
 
@@ -43,6 +43,11 @@ fn tree(
     }
     let (in_force, matching) = (judged.policies.policies().len(), findings.policies.len());
     match &findings.image {
+        // What is revoked is refused before any policy is asked.
+        Some(image) if findings.policies.is_empty() => {
+            writeln!(out, "├─ is {}", image.digest)?;
+            matching_policies(question, judged, out)?;
+        }
         Some(image) => {
             writeln!(out, "├─ is {}", image.digest)?;
             writeln!(
@@ -52,7 +57,7 @@ fn tree(
             )?;
         }
         None => {
-            unresolved(question, judged, out)?;
+            matching_policies(question, judged, out)?;
             writeln!(out, "├─ was not resolved")?;
         }
     }
@@ -60,7 +65,16 @@ fn tree(
         self::policy(policy, style, out)?;
     }
     match &judged.judgement.decision {
-        Ok(_) => writeln!(out, "└─ {}", style.green("accepted")),
+        Ok(permit) => match permit.grounds() {
+            Grounds::Satisfied => writeln!(out, "└─ {}", style.green("accepted")),
+            Grounds::Warned(why) => {
+                let said = style.yellow("accepted, with a warning");
+                writeln!(out, "└─ {said} ({}): {why}", why.code)
+            }
+            Grounds::BreakGlass(_) => {
+                writeln!(out, "└─ {}", style.yellow("accepted, by broken glass"))
+            }
+        },
         Err(refusal) => {
             let said = if refusal.code.is_judged() {
                 style.red("refused")
@@ -73,7 +87,7 @@ fn tree(
 }
 
 /// Which policies match is known without a registry.
-fn unresolved(question: &Question, judged: &Judged, out: &mut impl Write) -> io::Result<()> {
+fn matching_policies(question: &Question, judged: &Judged, out: &mut impl Write) -> io::Result<()> {
     let in_force = judged.policies.policies().len();
     let count = plural(in_force, "policy", "policies");
     match judged.policies.select(&judged.image, question.namespace.as_deref()) {

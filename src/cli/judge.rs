@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     audit::{Outcome, PolicySetId},
     config::{Config, PolicySource},
-    decide::PolicyReport,
+    decide::{Grounds, Permit, PolicyReport},
     decode::Wanted,
     image::{Digest, ImageRef},
     judgement::Judgement,
@@ -61,11 +61,16 @@ impl Judged {
     /// One JSON object.
     pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
         let Judgement { decision, findings } = &self.judgement;
-        let refusal = decision.as_ref().err();
+        let (decision, refusal) = match decision.as_ref().map(Permit::grounds) {
+            Ok(Grounds::Satisfied) => (Outcome::Allow, None),
+            Ok(Grounds::BreakGlass(_)) => (Outcome::Warn, None),
+            Ok(Grounds::Warned(why)) => (Outcome::Warn, Some(why)),
+            Err(refusal) => (Outcome::Deny, Some(refusal)),
+        };
         let verdict = Verdict {
             image: self.image.to_string(),
             digest: findings.image.as_ref().map(|image| image.digest),
-            decision: if refusal.is_none() { Outcome::Allow } else { Outcome::Deny },
+            decision,
             reason: refusal.map(|refusal| refusal.code),
             message: refusal.map(|refusal| refusal.message.as_str()),
             policies: &findings.policies,

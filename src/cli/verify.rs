@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use crate::decide::Grounds;
+
 use super::{Exit, arguments::Question, judge::judge, style::Style};
 
 pub(super) fn run(
@@ -26,6 +28,10 @@ pub(super) fn run(
                     let Some(identity) = &authority.identity else { continue };
                     writeln!(out, "  policy {:?}: {:?}, {identity}", policy.name, authority.name)?;
                 }
+            }
+            if let Grounds::Warned(why) = permit.grounds() {
+                let said = style.yellow("warned of:");
+                writeln!(out, "  {said} {why} ({})", why.code)?;
             }
         }
         Err(refusal) if refusal.code.is_judged() => {

@@ -3,14 +3,18 @@
 //! [`Permit`] has one constructor, private to this module: a pull that goes on was permitted by
 //! [`decide`], from one [`Verified`] per authority that counts.
 
+mod report;
+
+use report::report;
+pub use report::{AuthorityOutcome, AuthorityReport, PolicyOutcome, PolicyReport};
+
 use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use crate::{
     evidence::Evidence,
-    image::{Digest, PinnedImage},
+    image::PinnedImage,
     named::ImageId,
     policy::{Caller, ImagePolicy, Mode, Revoked, Selected},
     refusal::{Code, Refusal},
@@ -54,69 +58,6 @@ pub enum Grounds {
     Warned(Refusal),
 }
 
-/// What one policy found; goes into the audit record and into `explain`.
-#[derive(Clone, Debug, Serialize)]
-pub struct PolicyReport {
-    /// The policy's name.
-    pub name: String,
-    /// Whether it is satisfied.
-    pub outcome: PolicyOutcome,
-    /// Distinct identities that it wants.
-    pub at_least: usize,
-    /// Each authority, in the policy's order.
-    pub authorities: Vec<AuthorityReport>,
-}
-
-/// Whether a policy is satisfied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyOutcome {
-    /// Enough distinct identities accept the image.
-    Satisfied,
-    /// Not enough do.
-    Refused,
-    /// Not enough do, and the policy only warns.
-    Warned,
-    /// Not enough do, and the pod broke the policy's glass.
-    BreakGlass,
-}
-
-/// What one authority found.
-#[derive(Clone, Debug, Serialize)]
-pub struct AuthorityReport {
-    /// The authority's name within its policy.
-    pub name: String,
-    /// `accepted`, or the code of what it missed.
-    pub outcome: AuthorityOutcome,
-    /// Who vouches; of a missed authority nobody.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub identity: Option<String>,
-    /// The digest vouched for, where it is the child for this platform and not the image's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub child: Option<Digest>,
-    /// What was found instead, for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-}
-
-/// `accepted`, or the code of what is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthorityOutcome {
-    /// The authority accepts the image.
-    Accepted,
-    /// It does not.
-    Missed(Code),
-}
-
-impl Serialize for AuthorityOutcome {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            AuthorityOutcome::Accepted => "accepted",
-            AuthorityOutcome::Missed(code) => code.as_str(),
-        })
-    }
-}
-
 /// Holds every matching policy against the image. All must be satisfied, or say themselves that
 /// they only warn or that this caller may break them. What is revoked is refused whatever they say.
 pub fn decide(
@@ -132,17 +73,7 @@ pub fn decide(
     let (mut refused, mut warned): (Option<Refusal>, Option<Refusal>) = (None, None);
     let (mut broken, mut reports) = (Vec::new(), Vec::new());
     for policy in selected.policies() {
-        let findings: Vec<_> = policy
-            .authorities
-            .iter()
-            .map(|one| verify::authority(one, image, evidence, selected.revoked(), now))
-            .collect();
-        let accepted =
-            findings.iter().flatten().map(Verified::identity).collect::<BTreeSet<_>>().len();
-        let shortfall = match accepted >= policy.at_least.get() {
-            true => selected.digest_required(policy),
-            false => Some(refuse(policy, accepted, &findings, evidence).about(&image.image)),
-        };
+        let Asked { findings, shortfall } = ask(policy, selected, image, evidence, now);
         let glass = policy.break_glass.as_ref().filter(|glass| glass.is_broken(caller, now));
         let outcome = match (shortfall, glass, policy.mode) {
             (None, _, _) => PolicyOutcome::Satisfied,
@@ -170,6 +101,58 @@ pub fn decide(
     };
     let (image, id) = (Arc::new(image.image.clone()), image.id);
     (Ok(Permit { image, id, grounds: Arc::new(grounds) }), reports)
+}
+
+/// Whether some caller or other may have the image, of which `selected` are the policies in any
+/// namespace. It is an answer to a question that names no pod: whoever then uses the image is held
+/// against the policies for its own namespace by [`decide`].
+pub fn acceptable_somewhere(
+    selected: &Selected,
+    image: &Resolved,
+    evidence: &Evidence,
+    now: Timestamp,
+) -> bool {
+    if revoked(selected.revoked(), image).is_some() {
+        return false;
+    }
+    let mut somewhere = false;
+    for policy in selected.policies() {
+        let lets_through = policy.mode == Mode::Warn
+            || policy.break_glass.as_ref().is_some_and(|glass| glass.is_granted(now))
+            || ask(policy, selected, image, evidence, now).shortfall.is_none();
+        if !lets_through && policy.holds_for_everybody() {
+            return false;
+        }
+        somewhere |= lets_through;
+    }
+    somewhere
+}
+
+/// What a policy's authorities say.
+struct Asked {
+    findings: Vec<Result<Verified, Missed>>,
+    /// Why the policy is not satisfied. None: it is.
+    shortfall: Option<Refusal>,
+}
+
+fn ask(
+    policy: &ImagePolicy,
+    selected: &Selected,
+    image: &Resolved,
+    evidence: &Evidence,
+    now: Timestamp,
+) -> Asked {
+    let authorities = policy.authorities.iter();
+    let findings: Vec<_> = authorities
+        .map(|one| verify::authority(one, image, evidence, selected.revoked(), now))
+        .collect();
+    let identities = findings.iter().flatten().map(Verified::identity);
+    let accepted = identities.collect::<BTreeSet<_>>().len();
+    let shortfall = match accepted >= policy.at_least.get() {
+        true => selected.digest_required(policy),
+        false => Some(refuse(policy, accepted, &findings, evidence).about(&image.image)),
+    };
+    Asked { findings, shortfall }
 }
 
 /// The image's own digest, its child's or its configuration's: each names the bytes that would run.
@@ -222,28 +205,5 @@ fn refuse(
     Refusal::new(code, message)
 }
 
-fn report(
-    policy: &ImagePolicy,
-    outcome: PolicyOutcome,
-    findings: Vec<Result<Verified, Missed>>,
-    image: &Resolved,
-) -> PolicyReport {
-    let authorities = policy.authorities.iter().zip(findings).map(|(authority, finding)| {
-        let (outcome, identity, child, why) = match finding {
-            Ok(verified) => (
-                AuthorityOutcome::Accepted,
-                Some(verified.identity().to_string()),
-                Some(verified.subject()).filter(|subject| *subject != image.image.digest),
-                None,
-            ),
-            Err(missed) => (AuthorityOutcome::Missed(missed.code), None, None, Some(missed.why)),
-        };
-        AuthorityReport { name: authority.name.clone(), outcome, identity, child, why }
-    });
-    PolicyReport {
-        name: policy.name.clone(),
-        outcome,
-        at_least: policy.at_least.get(),
-        authorities: authorities.collect(),
-    }
-}
+#[cfg(test)]
+mod tests;

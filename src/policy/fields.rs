@@ -3,7 +3,7 @@
 //! `None` stands for "noted as a problem" throughout; what a file may leave out has a type of
 //! its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     image::shorten,
@@ -230,6 +230,19 @@ impl Reader<'_> {
     ) -> Option<Vec<T>> {
         let read: Vec<_> = self.list(field)?.iter().map(|entry| read(self, entry)).collect();
         read.into_iter().collect()
+    }
+
+    /// A list that is not empty, each entry parsed, and none there twice.
+    pub(super) fn distinct<T>(&mut self, field: &Field<'_>) -> Option<BTreeSet<T>>
+    where
+        T: Ord + std::str::FromStr<Err: std::fmt::Display>,
+    {
+        let mut distinct = BTreeSet::new();
+        self.each(field, |reader, field| match distinct.insert(reader.parsed(field)?) {
+            true => Some(()),
+            false => reader.wrong(field, "is listed twice; remove one of the two"),
+        })?;
+        Some(distinct)
     }
 
     /// A mapping from text to text that is not empty.

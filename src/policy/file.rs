@@ -1,25 +1,27 @@
-//! The wire format: strict YAML, one or more `kind: ImagePolicy` a file.
+//! The wire format: strict YAML, one or more `kind: ImagePolicy` or `kind: Revocation` a file.
 //!
 //! What is missing, empty, unknown, there twice or contradictory is an error that names file,
 //! line, column and field. What the format defines and this version does not implement is
 //! refused by name, never left out of the judgement.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
-};
+mod authority;
+mod break_glass;
+mod revocation;
+
+pub(super) use revocation::Revocation;
+
+use std::num::NonZeroUsize;
 
 use jiff::Timestamp;
 
 use crate::{
-    image::{Digest, shorten},
+    image::shorten,
     problem::{Position, Problem, Report},
-    verify::PublicKey,
 };
 
 use super::{
-    Authority, AuthorityKind, ImagePolicy, PublicKeyAuthority,
-    fields::{Field, Fields, Reader},
+    ImagePolicy, Mode,
+    fields::{Field, Reader},
     model::{Namespaces, ReferenceRule, Scope},
     yaml,
 };
@@ -30,30 +32,50 @@ const API_VERSION: &str = "portcullis.dev/v1alpha1";
 pub(super) const MAX_FILE: usize = 1024 * 1024;
 /// Longest name, in bytes (RFC 1123 subdomain, as Kubernetes names objects).
 const MAX_NAME: usize = 253;
-/// Longest reason of an `unsigned` authority, in bytes: it stands in every audit record.
-const MAX_REASON: usize = 256;
-/// Most authorities of one policy; each costs a look at every signature.
-const MAX_AUTHORITIES: usize = 64;
-
-/// Authority kinds of this version.
-const KINDS: [&str; 3] = ["publicKey", "digests", "unsigned"];
-/// Authority kinds of the format that this version does not implement.
-const LATER_KINDS: [&str; 5] = ["keyless", "certificate", "notation", "ociVault", "gpg"];
 
 /// Reads the text behind `publicKey.file`; its error is a sentence.
 pub(super) type ReadKey<'a> = dyn FnMut(&str) -> Result<String, String> + 'a;
 
-/// A policy of a file.
+/// An object of a file.
 pub(super) struct Document {
     pub name: String,
     /// Where the name stands.
     pub at: Position,
-    /// Absent where the report says what is wrong with it. The report can say so of one that is
-    /// there, too: only a set without any problem is used.
-    pub policy: Option<ImagePolicy>,
+    pub object: Object,
 }
 
-/// Reads every policy of a file; what is wrong goes into the report.
+/// What an object says. Absent where the report says what is wrong with it. The report can say so
+/// of one that is there, too: only a set without any problem is used.
+pub(super) enum Object {
+    Policy(Option<ImagePolicy>),
+    Revocation(Option<Revocation>),
+}
+
+impl Object {
+    /// What it is, for people.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Object::Policy(_) => "policy",
+            Object::Revocation(_) => "revocation",
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        match self {
+            Object::Policy(policy) => policy.is_some(),
+            Object::Revocation(revocation) => revocation.is_some(),
+        }
+    }
+}
+
+/// `kind`.
+#[derive(Clone, Copy)]
+enum Kind {
+    Policy,
+    Revocation,
+}
+
+/// Reads every object of a file; what is wrong goes into the report.
 pub(super) fn read(
     file: &str,
     text: &str,
@@ -76,9 +98,9 @@ pub(super) fn read(
     let mut reader = Reader { file, text, report };
     let document = |node| document(&mut reader, read_key, &Field::new("", node));
     let documents: Vec<_> = nodes.iter().filter_map(document).collect();
-    let whole = documents.iter().filter(|document| document.policy.is_some()).count();
+    let whole = documents.iter().filter(|document| document.object.is_whole()).count();
     if whole < nodes.len() && report.is_empty() {
-        // A policy must never be left out in silence.
+        // A policy or a revocation must never be left out in silence.
         report.add(Problem::of_file(file, "was not understood; this is a fault in Portcullis"));
     }
     documents
@@ -94,14 +116,22 @@ fn document(
     version.and_then(|field| reader.word(&field, &[(API_VERSION, ())], &[]));
     let kind = reader.required(&top, "kind")?;
     // Another kind has other fields; to report those as unknown would mislead.
-    reader.word(&kind, &[("ImagePolicy", ())], &["Revocation", "TrustRoot"])?;
+    let kinds = [("ImagePolicy", Kind::Policy), ("Revocation", Kind::Revocation)];
+    let kind = reader.word(&kind, &kinds, &["TrustRoot"])?;
     let metadata = reader.required(&top, "metadata");
     let name = metadata.and_then(|field| self::metadata(reader, &field));
     let spec = reader.required(&top, "spec");
-    let spec = spec.and_then(|field| self::spec(reader, read_key, &field));
+    let mut object = match kind {
+        Kind::Policy => Object::Policy(spec.and_then(|field| policy(reader, read_key, &field))),
+        Kind::Revocation => {
+            Object::Revocation(spec.and_then(|field| revocation::read(reader, &field)))
+        }
+    };
     let (name, at) = name?;
-    let policy = spec.map(|policy| ImagePolicy { name: name.clone(), ..policy });
-    Some(Document { name, at, policy })
+    if let Object::Policy(Some(policy)) = &mut object {
+        policy.name.clone_from(&name);
+    }
+    Some(Document { name, at, object })
 }
 
 fn metadata(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<(String, Position)> {
@@ -116,13 +146,7 @@ fn metadata(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<(String, Posit
 
 fn name(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
     let name = reader.text(field)?;
-    let edge = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9');
-    let is_label = |label: &str| {
-        label.bytes().all(|c| edge(c) || c == b'-')
-            && label.bytes().next().is_some_and(edge)
-            && label.bytes().last().is_some_and(edge)
-    };
-    if name.len() <= MAX_NAME && name.split('.').all(is_label) {
+    if is_subdomain(name) {
         return Some(name.to_owned());
     }
     let message = format!(
@@ -133,34 +157,48 @@ fn name(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
     reader.wrong(field, message)
 }
 
-/// A policy that has no name yet.
-fn spec(
+/// Whether a text is what Kubernetes takes for a "DNS subdomain" (RFC 1123).
+fn is_subdomain(name: &str) -> bool {
+    let edge = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9');
+    let is_label = |label: &str| {
+        label.bytes().all(|c| edge(c) || c == b'-')
+            && label.bytes().next().is_some_and(edge)
+            && label.bytes().last().is_some_and(edge)
+    };
+    name.len() <= MAX_NAME && name.split('.').all(is_label)
+}
+
+/// The `spec` of a policy, which has no name yet.
+fn policy(
     reader: &mut Reader<'_>,
     read_key: &mut ReadKey<'_>,
     field: &Field<'_>,
 ) -> Option<ImagePolicy> {
-    let known = ["mode", "match", "reference", "atLeast", "authorities"];
-    let spec = reader.fields(field, &known, &["attestations", "breakGlass"])?;
-    let enforce = [("Enforce", ())];
-    reader.or(&spec, "mode", (), |reader, field| reader.word(field, &enforce, &["Warn"]));
+    let known = ["mode", "match", "reference", "atLeast", "authorities", "breakGlass"];
+    let spec = reader.fields(field, &known, &["attestations"])?;
+    let modes = [("Enforce", Mode::Enforce), ("Warn", Mode::Warn)];
+    let mode =
+        reader.or(&spec, "mode", Mode::Enforce, |reader, field| reader.word(field, &modes, &[]));
     let scope = reader.required(&spec, "match").and_then(|field| scope(reader, &field));
     let rules = [("Any", ReferenceRule::Any), ("Digest", ReferenceRule::Digest)];
     let reference = reader.or(&spec, "reference", ReferenceRule::Any, |reader, field| {
         reader.word(field, &rules, &[])
     });
     let authorities = reader.required(&spec, "authorities");
-    let authorities = authorities.and_then(|field| authorities_of(reader, read_key, &field));
+    let authorities = authorities.and_then(|field| authority::each(reader, read_key, &field));
     let at_least = reader.or(&spec, "atLeast", NonZeroUsize::MIN, |reader, field| {
-        at_least(reader, field, authorities.as_deref())
+        authority::at_least(reader, field, authorities.as_deref())
     });
+    let break_glass = reader
+        .or(&spec, "breakGlass", None, |reader, field| break_glass::read(reader, field).map(Some));
     Some(ImagePolicy {
         name: String::new(),
-        mode: super::Mode::Enforce,
+        mode: mode?,
         scope: scope?,
         reference: reference?,
         at_least: at_least?,
         authorities: authorities?,
-        break_glass: None,
+        break_glass: break_glass?,
     })
 }
 
@@ -184,155 +222,6 @@ fn scope(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Scope> {
     })
 }
 
-/// Never more than there are distinct identities: two authorities with the same key are one.
-fn at_least(
-    reader: &mut Reader<'_>,
-    field: &Field<'_>,
-    authorities: Option<&[Authority]>,
-) -> Option<NonZeroUsize> {
-    let wanted = reader.count(field)?;
-    let Some(wanted) = usize::try_from(wanted).ok().and_then(NonZeroUsize::new) else {
-        return reader.wrong(field, "must be at least 1");
-    };
-    let authorities = authorities?;
-    let keys: BTreeSet<_> = authorities
-        .iter()
-        .filter_map(|authority| match &authority.kind {
-            AuthorityKind::PublicKey(wanted) => Some(wanted.key.id()),
-            _ => None,
-        })
-        .collect();
-    let is_key = |authority: &&Authority| matches!(authority.kind, AuthorityKind::PublicKey(_));
-    let distinct = keys.len() + authorities.len() - authorities.iter().filter(is_key).count();
-    if wanted.get() <= distinct {
-        return Some(wanted);
-    }
-    let twice = match distinct < authorities.len() {
-        true => " (authorities with the same public key count once)",
-        false => "",
-    };
-    let message = format!(
-        "{wanted} is more than there are distinct authorities, {distinct}{twice}; \
-         no image could ever be accepted"
-    );
-    reader.wrong(field, message)
-}
-
-fn authorities_of(
-    reader: &mut Reader<'_>,
-    read_key: &mut ReadKey<'_>,
-    field: &Field<'_>,
-) -> Option<Vec<Authority>> {
-    let mut names: BTreeMap<String, Position> = BTreeMap::new();
-    let authorities = reader.each(field, |reader, field| {
-        let (authority, at) = authority(reader, read_key, field)?;
-        match names.insert(authority.name.clone(), at) {
-            None => Some(authority),
-            Some(first) => {
-                let path = format!("{}.name", field.path);
-                let message = format!(
-                    "{:?} is already the name of an authority, at line {}; names are unique \
-                     within a policy",
-                    authority.name, first.line
-                );
-                reader.note(at, &path, message)
-            }
-        }
-    })?;
-    if authorities.len() > MAX_AUTHORITIES {
-        let message = format!("has {} entries, {MAX_AUTHORITIES} are allowed", authorities.len());
-        return reader.wrong(field, message);
-    }
-    Some(authorities)
-}
-
-fn authority(
-    reader: &mut Reader<'_>,
-    read_key: &mut ReadKey<'_>,
-    field: &Field<'_>,
-) -> Option<(Authority, Position)> {
-    let known: Vec<_> = ["name"].into_iter().chain(KINDS).collect();
-    let authority = reader.fields(field, &known, &LATER_KINDS)?;
-    let name_field = reader.required(&authority, "name");
-    let name = name_field.as_ref().and_then(|field| name(reader, field));
-    let kind = kind(reader, read_key, &authority);
-    let (name, kind) = (name?, kind?);
-    Some((Authority { name, kind }, name_field?.at))
-}
-
-fn kind(
-    reader: &mut Reader<'_>,
-    read_key: &mut ReadKey<'_>,
-    authority: &Fields<'_>,
-) -> Option<AuthorityKind> {
-    let kinds = KINDS.iter().chain(&LATER_KINDS).copied();
-    let kinds: Vec<_> = kinds.filter(|kind| authority.has(kind)).collect();
-    let [kind] = kinds[..] else {
-        let message = match kinds.is_empty() {
-            true => format!("has no kind; one of {} is needed", KINDS.join(", ")),
-            false => format!(
-                "has several kinds ({}); give each an authority of its own",
-                kinds.join(", ")
-            ),
-        };
-        return reader.note(authority.at, &authority.path, message);
-    };
-    let field = authority.get(kind)?;
-    match kind {
-        "publicKey" => public_key(reader, read_key, &field).map(AuthorityKind::PublicKey),
-        "digests" => digests(reader, &field).map(AuthorityKind::Digests),
-        "unsigned" => {
-            let unsigned = reader.fields(&field, &["reason"], &[])?;
-            let reason = reader.required(&unsigned, "reason")?;
-            Some(AuthorityKind::Unsigned { reason: self::reason(reader, &reason)? })
-        }
-        // Noted as not supported where the fields were read.
-        _ => None,
-    }
-}
-
-fn public_key(
-    reader: &mut Reader<'_>,
-    read_key: &mut ReadKey<'_>,
-    field: &Field<'_>,
-) -> Option<PublicKeyAuthority> {
-    let known = ["pem", "file", "notBefore", "notAfter", "annotations"];
-    let fields = reader.fields(field, &known, &[])?;
-    let key = match (fields.get("pem"), fields.get("file")) {
-        (Some(pem), None) => match reader.text(&pem).map(PublicKey::from_pem) {
-            Some(Ok(key)) => Some(key),
-            Some(Err(error)) => reader.wrong_secret(&pem, error.to_string()),
-            None => None,
-        },
-        (None, Some(file)) => {
-            let pem = reader.text(&file).map(read_key);
-            let key = pem.map(|pem| PublicKey::from_pem(&pem?).map_err(|error| error.to_string()));
-            match key {
-                Some(Ok(key)) => Some(key),
-                Some(Err(message)) => reader.wrong(&file, message),
-                None => None,
-            }
-        }
-        (None, None) => reader.wrong(field, "names no key; one of pem, file is needed"),
-        (Some(_), Some(_)) => reader.wrong(field, "has both pem and file; keep one of the two"),
-    };
-    let not_before = reader.or(&fields, "notBefore", None, |r, field| moment(r, field).map(Some));
-    let not_after = reader.or(&fields, "notAfter", None, |r, field| moment(r, field).map(Some));
-    let annotations = reader.or(&fields, "annotations", BTreeMap::new(), |r, field| r.texts(field));
-    if let (Some(Some(before)), Some(Some(after)), Some(field)) =
-        (not_before, not_after, fields.get("notAfter"))
-        && before >= after
-    {
-        return reader.wrong(&field, "must be later than notBefore; the key would never count");
-    }
-    Some(PublicKeyAuthority {
-        key: key?,
-        not_before: not_before?,
-        not_after: not_after?,
-        annotations: annotations?,
-    })
-}
-
 /// A moment as Kubernetes writes it (RFC 3339), and nothing else that a parser of times takes.
 fn moment(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Timestamp> {
     let text = reader.text(field)?;
@@ -348,32 +237,6 @@ fn moment(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Timestamp> {
         );
         reader.wrong(field, message)
     })
-}
-
-fn digests(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<BTreeSet<Digest>> {
-    let mut digests = BTreeSet::new();
-    reader.each(field, |reader, field| {
-        let digest = reader.parsed::<Digest>(field)?;
-        match digests.insert(digest) {
-            true => Some(()),
-            false => reader.wrong(field, "is listed twice; remove one of the two"),
-        }
-    })?;
-    Some(digests)
-}
-
-fn reason(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
-    let reason = reader.text(field)?;
-    let fits = reason.len() <= MAX_REASON
-        && !reason.trim().is_empty()
-        && !reason.chars().any(char::is_control);
-    match fits {
-        true => Some(reason.to_owned()),
-        false => {
-            let message = format!("must be one line of at most {MAX_REASON} bytes");
-            reader.wrong(field, message)
-        }
-    }
 }
 
 #[cfg(test)]

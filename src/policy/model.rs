@@ -76,6 +76,11 @@ impl PolicySet {
         glass.map(|glass| &*glass.annotation)
     }
 
+    /// What no policy can accept.
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
     /// The policies, in the order of their names.
     pub fn policies(&self) -> &[Arc<ImagePolicy>] {
         &self.policies
@@ -161,6 +166,12 @@ impl Caller {
     /// A caller in this namespace, if in any, without annotations.
     pub fn of(namespace: Option<String>) -> Self {
         Self { namespace, switches: BTreeSet::new() }
+    }
+
+    /// The caller as these policies see it: two that differ in other annotations are judged alike.
+    pub fn seen_by(&self, policies: &PolicySet) -> Self {
+        let switches = policies.switches().filter(|name| self.switches.contains(*name));
+        Self { switches: switches.map(str::to_owned).collect(), ..Self::of(self.namespace.clone()) }
     }
 }
 

@@ -66,17 +66,34 @@ impl PolicySet {
     pub fn select(&self, image: &ImageRef, namespace: Option<&str>) -> Result<Selected, Refusal> {
         let covering = self.covering(&image.repository);
         let matching = covering.filter(|policy| policy.scope.holds_in(namespace));
-        let matching: Vec<_> = matching.cloned().collect();
-        if matching.is_empty() {
-            return Err(self.no_match(image, namespace));
-        }
-        let tagged = matches!(image.version, Version::Tag(_)).then(|| image.clone());
-        let selected = Selected { policies: matching, revoked: self.revoked.clone(), tagged };
-        let enforced = selected.policies.iter().filter(|policy| policy.mode == Mode::Enforce);
-        match enforced.filter_map(|policy| selected.digest_required(policy)).next() {
+        let selected =
+            self.selected(image, matching).ok_or_else(|| self.no_match(image, namespace))?;
+        // What nothing can change is said before any registry is asked.
+        let strict = |policy: &&Arc<ImagePolicy>| {
+            policy.mode == Mode::Enforce && policy.break_glass.is_none()
+        };
+        let strict = selected.policies.iter().filter(strict);
+        match strict.filter_map(|policy| selected.digest_required(policy)).next() {
             Some(refusal) => Err(refusal),
             None => Ok(selected),
         }
+    }
+
+    /// The policies for an image in any namespace, for a call that names no pod. None: nobody may
+    /// have it.
+    pub fn covering_somewhere(&self, image: &ImageRef) -> Option<Selected> {
+        self.selected(image, self.covering(&image.repository))
+    }
+
+    fn selected<'a>(
+        &self,
+        image: &ImageRef,
+        policies: impl Iterator<Item = &'a Arc<ImagePolicy>>,
+    ) -> Option<Selected> {
+        let policies: Vec<_> = policies.cloned().collect();
+        let tagged = matches!(image.version, Version::Tag(_)).then(|| image.clone());
+        let revoked = self.revoked.clone();
+        (!policies.is_empty()).then_some(Selected { policies, revoked, tagged })
     }
 
     /// The policies for an image in any namespace, in the order of their names.
@@ -129,6 +146,13 @@ impl Index {
         let name = &*repository.governed();
         let ends = name.match_indices('/').map(|(slash, _)| slash).chain([0, name.len()]);
         ends.filter_map(|end| self.0.get(&name[..end])).flatten().copied().collect()
+    }
+}
+
+impl ImagePolicy {
+    /// Whether it holds whoever asks: in every namespace, and where a call names none.
+    pub fn holds_for_everybody(&self) -> bool {
+        matches!(self.scope.namespaces, Namespaces::All) && self.scope.exclude_namespaces.is_empty()
     }
 }
 

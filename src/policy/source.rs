@@ -21,7 +21,10 @@ use crate::{
     problem::{Position, Problem, Problems, Report},
 };
 
-use super::{ImagePolicy, PolicySet, file};
+use super::{
+    ImagePolicy, PolicySet, Revoked,
+    file::{self, Object, Revocation},
+};
 
 pub use super::watch::{Event, Watcher, watch};
 
@@ -29,6 +32,8 @@ pub use super::watch::{Event, Watcher, watch};
 const MAX_SET: usize = 16 * 1024 * 1024;
 /// Most policies in a set.
 const MAX_POLICIES: usize = 10_000;
+/// Most digests and keys that the revocations of a set name.
+const MAX_REVOKED: usize = 10_000;
 /// Longest path in `publicKey.file`, in bytes (`PATH_MAX` in limits.h, without the final NUL).
 const MAX_PATH: usize = 4095;
 /// Largest file behind `publicKey.file`, in bytes.
@@ -116,34 +121,64 @@ fn build(
 ) -> Result<PolicySet, Problems> {
     let (mut files, mut keys) = (Listing::default(), Listing::default());
     let mut policies: BTreeMap<String, Arc<ImagePolicy>> = BTreeMap::new();
-    let mut names: BTreeMap<String, (String, Position)> = BTreeMap::new();
+    let mut revocations: BTreeMap<String, Revocation> = BTreeMap::new();
+    let mut names: BTreeMap<(&str, String), (String, Position)> = BTreeMap::new();
     for (path, text) in texts {
         files.add(path.file_name().unwrap_or_default(), text);
         let mut read_key =
             |name: &str| read_key(name).inspect(|text| keys.add(OsStr::new(name), text));
         let file = shown(path);
         for document in file::read(&file, text, &mut read_key, &mut report) {
-            let name = document.name;
-            if let Some((other, Position { line, .. })) = names.get(&name) {
+            let (name, kind) = (document.name, document.object.kind());
+            if let Some((other, Position { line, .. })) = names.get(&(kind, name.clone())) {
                 let message = format!(
-                    "{name:?} is already the name of a policy, in {other}:{line}; \
+                    "{name:?} is already the name of a {kind}, in {other}:{line}; \
                      names are unique within a set"
                 );
                 let field = Some("metadata.name".into());
                 report.add(Problem::at(&file, text, document.at, field, message));
             }
-            names.insert(name.clone(), (file.clone(), document.at));
-            policies.extend(document.policy.map(|policy| (name, Arc::new(policy))));
+            names.insert((kind, name.clone()), (file.clone(), document.at));
+            match document.object {
+                Object::Policy(policy) => {
+                    policies.extend(policy.map(|policy| (name, Arc::new(policy))));
+                }
+                Object::Revocation(revocation) => revocations.extend(revocation.map(|r| (name, r))),
+            }
         }
     }
-    if names.len() > MAX_POLICIES {
-        let message = format!("holds {} policies, {MAX_POLICIES} are allowed", names.len());
-        report.add(Problem::of_file(shown(source), message));
+    let wrong = |message: String| Problem::of_file(shown(source), message);
+    if policies.len() > MAX_POLICIES {
+        let message = format!("holds {} policies, {MAX_POLICIES} are allowed", policies.len());
+        report.add(wrong(message));
+    }
+    let revoked = revocations.values().map(Revocation::len).sum::<usize>();
+    if revoked > MAX_REVOKED {
+        let message = format!("revokes {revoked} digests and keys, {MAX_REVOKED} are allowed");
+        report.add(wrong(message));
+    }
+    if policies.is_empty() && report.is_empty() {
+        let message = "holds revocations alone; without an ImagePolicy no image is accepted";
+        report.add(wrong(message.to_owned()));
     }
     let digest = [files.0, keys.0].map(|listing| Digest::of(&listing).hex()).concat();
     let digest = Digest::of(digest.as_bytes());
     let policies: Vec<_> = policies.into_values().collect();
-    report.finish(PolicySet::new(policies, Default::default(), digest, now))
+    report.finish(PolicySet::new(policies, collected(revocations), digest, now))
+}
+
+/// Everything that is revoked; where several objects name the same, the first of their names.
+fn collected(revocations: BTreeMap<String, Revocation>) -> Revoked {
+    let mut revoked = Revoked::default();
+    for (name, Revocation { digests, keys }) in revocations {
+        for digest in digests {
+            revoked.digests.entry(digest).or_insert_with(|| name.clone());
+        }
+        for key in keys {
+            revoked.keys.entry(key).or_insert_with(|| name.clone());
+        }
+    }
+    revoked
 }
 
 /// Names and contents, so written that no two lists of them are the same bytes.
@@ -385,6 +420,51 @@ mod tests {
             fs::write(directory.path().join(format!("{n}.yaml")), texts.concat()).unwrap();
         }
         assert_eq!(wrong(&directory), "D: holds 10001 policies, 10000 are allowed");
+    }
+
+    fn revocation(name: &str, digests: &[Digest]) -> String {
+        format!(
+            "apiVersion: portcullis.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: {name}}}\n\
+             spec: {{digests: {:?}}}\n",
+            digests.iter().map(Digest::to_string).collect::<Vec<_>>()
+        )
+    }
+
+    #[test]
+    fn revocations_stand_beside_policies() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let revocations =
+            format!("{}---\n{}", revocation("m", &[one]), revocation("b", &[one, two]));
+        let files = [("r.yaml", &*revocations), ("s.yaml", &revocation("a", &[two]))];
+        let alone = directory(&files);
+        let message = "D: holds revocations alone; without an ImagePolicy no image is accepted";
+        assert_eq!(wrong(&alone), message);
+        // A policy of the same name is another object.
+        fs::write(alone.path().join("p.yaml"), policy("a")).unwrap();
+        let set = load(alone.path(), NOW).unwrap();
+        assert_eq!(names(&set), ["a"]);
+        let revoked = [(one, "b"), (two, "a")].map(|(digest, by)| (digest, by.to_owned()));
+        assert_eq!(set.revoked().digests, revoked.into());
+        fs::write(alone.path().join("t.yaml"), revocation("b", &[two])).unwrap();
+        assert_eq!(
+            wrong(&alone),
+            "D/t.yaml:3:18: metadata.name: \"b\" is already the name of a revocation, in \
+             D/r.yaml:8; names are unique within a set"
+        );
+    }
+
+    #[test]
+    fn what_is_revoked_has_a_bound() {
+        let digests = |range: std::ops::Range<usize>| {
+            range.map(|n| Digest::of(&n.to_be_bytes())).collect::<Vec<_>>()
+        };
+        let half = revocation("a", &digests(0..MAX_REVOKED / 2));
+        let directory = directory(&[("p.yaml", &policy("p")), ("a.yaml", &half)]);
+        let rest = |count| revocation("b", &digests(0..count));
+        fs::write(directory.path().join("b.yaml"), rest(MAX_REVOKED / 2)).unwrap();
+        assert_eq!(load(directory.path(), NOW).unwrap().revoked().digests.len(), MAX_REVOKED / 2);
+        fs::write(directory.path().join("b.yaml"), rest(MAX_REVOKED / 2 + 1)).unwrap();
+        assert_eq!(wrong(&directory), "D: revokes 10001 digests and keys, 10000 are allowed");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! PKCS#1 and PSS paddings are disjoint, and Ed25519ph is separated from Ed25519 by the prefix
 //! of RFC 8032, 5.1.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use aws_lc_rs::signature::{
     self as aws, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters,
@@ -79,11 +79,28 @@ impl fmt::Display for KeyId {
     }
 }
 
+impl FromStr for KeyId {
+    type Err = KeyIdError;
+
+    /// Reads `sha256:` and 64 lower-case hexadecimal characters, as it is shown.
+    fn from_str(text: &str) -> Result<Self, KeyIdError> {
+        text.parse().map(Self).map_err(|_| KeyIdError(shorten(text)))
+    }
+}
+
 impl fmt::Debug for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
 }
+
+/// A text identifies no key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no key: \"sha256:\" and 64 lower-case hexadecimal characters are expected, the \
+     SHA-256 of its SubjectPublicKeyInfo, as \"portcullis verify\" shows it"
+)]
+pub struct KeyIdError(String);
 
 /// A public key of a kind and size that Portcullis accepts.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ mod simple;
 pub(crate) mod testing;
 
 use finding::{Finding, Shortfall};
-pub use key::{BadSignature, KeyError, KeyId, PublicKey};
+pub use key::{BadSignature, KeyError, KeyId, KeyIdError, PublicKey};
 
 use std::fmt;
 
@@ -95,10 +95,10 @@ pub fn authority(
     now: Timestamp,
 ) -> Result<Verified, Missed> {
     match &authority.kind {
-        AuthorityKind::PublicKey(wanted) => match revoked.keys.get(&wanted.key.id()) {
-            Some(by) => Err(Missed::new(Code::Revoked, format!("key revoked by {by:?}"))),
-            None => by_key(wanted, image, evidence, now),
-        },
+        AuthorityKind::PublicKey(wanted) => {
+            in_force(wanted, revoked, now)?;
+            by_key(wanted, image, evidence)
+        }
         AuthorityKind::Digests(listed) => image
             .subjects()
             .find(|subject| listed.contains(subject))
@@ -124,9 +124,7 @@ fn by_key(
     wanted: &PublicKeyAuthority,
     image: &Resolved,
     evidence: &Evidence,
-    now: Timestamp,
 ) -> Result<Verified, Missed> {
-    in_force(wanted, now)?;
     let mut findings = Vec::new();
     for subject in image.subjects() {
         for claim in evidence.claims.iter().filter(|claim| claim.subject == subject) {
@@ -140,9 +138,16 @@ fn by_key(
     Err(nearest(findings))
 }
 
-/// Whether the key counts now. The window is about today, not about when something was signed:
+/// Whether the key counts: not revoked, and now. The window is about today, not about when something was signed:
 /// the time in a signature is the signer's word, and whoever has an expired key can backdate it.
-pub(crate) fn in_force(wanted: &PublicKeyAuthority, now: Timestamp) -> Result<(), Missed> {
+pub(crate) fn in_force(
+    wanted: &PublicKeyAuthority,
+    revoked: &Revoked,
+    now: Timestamp,
+) -> Result<(), Missed> {
+    if let Some(by) = revoked.keys.get(&wanted.key.id()) {
+        return Err(Missed::new(Code::Revoked, format!("key revoked by {by:?}")));
+    }
     let missed = |why| Err(Missed::new(Code::AuthorityNotSatisfied, why));
     match (wanted.not_before, wanted.not_after) {
         (Some(from), _) if now < from => missed(format!("key not valid before {}", day(from))),
@@ -152,7 +157,7 @@ pub(crate) fn in_force(wanted: &PublicKeyAuthority, now: Timestamp) -> Result<()
 }
 
 /// RFC 3339, or the date alone where that says as much.
-fn day(time: Timestamp) -> String {
+pub(crate) fn day(time: Timestamp) -> String {
     let text = time.to_string();
     text.strip_suffix("T00:00:00Z").map_or(text.clone(), str::to_owned)
 }

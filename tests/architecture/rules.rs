@@ -28,6 +28,7 @@ const BANS: &[Ban] = &[
             "decode/",
             "policy/fields.rs",
             "policy/file.rs",
+            "policy/file/",
             "policy/model.rs",
             "policy/pattern.rs",
             "policy/select.rs",

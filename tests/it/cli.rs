@@ -141,6 +141,57 @@ fn explain_draws_the_road() {
 }
 
 #[test]
+fn a_warning_is_no_plain_acceptance() {
+    let desk = Desk::new();
+    let digest = desk.registry.push_image("app", Some("v1"));
+    let file = desk.directory.path().join("policies/release.yaml");
+    let text = fs::read_to_string(&file).unwrap().replace("spec:\n", "spec:\n  mode: Warn\n");
+    fs::write(file, text).unwrap();
+    let (image, host) = (desk.image("app"), desk.registry.host());
+    let why = format!(
+        "{host}/app@{digest}: policy \"release\" requires 1 of 1 authority: \"release-2026\": no \
+         signature found"
+    );
+    let (exit, out, _) = desk.run(&["verify", "--policy", "policies", &image]);
+    let told = format!("accepted {host}/app@{digest}\n  warned of: {why} (signature_missing)\n");
+    assert_eq!((exit, out), (0, told));
+    let (exit, out, _) = desk.run(&["verify", "-o", "json", "--policy", "policies", &image]);
+    let verdict: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (exit, &verdict["decision"], &verdict["reason"], &verdict["message"]),
+        (0, &json!("warn"), &json!("signature_missing"), &json!(why))
+    );
+    let (exit, out, _) = desk.run(&["explain", "--policy", "policies", &image]);
+    let policy = "├─ policy \"release\" wants 1 of 1: not satisfied, and it only warns\n";
+    assert!(out.contains(policy), "{out}");
+    assert!(
+        out.ends_with(&format!("└─ accepted, with a warning (signature_missing): {why}\n")),
+        "{out}"
+    );
+    assert_eq!(exit, 0);
+}
+
+#[test]
+fn explain_says_which_policies_match_what_is_revoked() {
+    let desk = Desk::new();
+    let digest = desk.signed("app");
+    let text = format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: bad-build}}\n\
+         spec: {{digests: ['{digest}']}}\n"
+    );
+    fs::write(desk.directory.path().join("policies/revoked.yaml"), text).unwrap();
+    let image = desk.image("app");
+    let (exit, out, _) = desk.run(&["explain", "--policy", "policies", &image]);
+    let expected = format!(
+        "{image}\n├─ for no namespace: policies with spec.match.namespaces do not match\n\
+         ├─ is {digest}\n├─ 1 of 1 policy matches: \"release\"\n└─ refused (revoked): \
+         {}/app@{digest}: {digest} is revoked by \"bad-build\"\n",
+        desk.registry.host()
+    );
+    assert_eq!((exit, out), (1, expected));
+}
+
+#[test]
 fn explain_says_which_policies_match_without_a_registry() {
     let desk = Desk::new();
     let (exit, out, _) = desk.run(&["explain", "--policy", "policies", &desk.image("nobody")]);

@@ -24,12 +24,21 @@ impl Signer {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
     }
 
-    /// The public key in PEM, indented for YAML.
-    pub(crate) fn pem(&self, indent: usize) -> String {
+    /// What identifies the key: SHA-256 over its SubjectPublicKeyInfo.
+    pub(crate) fn id(&self) -> Digest {
+        Digest::of(&self.spki())
+    }
+
+    fn spki(&self) -> Vec<u8> {
         // SubjectPublicKeyInfo of a P-256 point (RFC 5480).
         let mut spki = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00".to_vec();
         spki.extend_from_slice(self.0.public_key().as_ref());
-        let body = STANDARD.encode(spki);
+        spki
+    }
+
+    /// The public key in PEM, indented for YAML.
+    pub(crate) fn pem(&self, indent: usize) -> String {
+        let body = STANDARD.encode(self.spki());
         let lines = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap());
         let lines = ["-----BEGIN PUBLIC KEY-----"]
             .into_iter()

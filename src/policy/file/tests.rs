@@ -1,7 +1,10 @@
-use super::*;
-use crate::problem::Problems;
+use std::collections::BTreeMap;
+
+use super::{authority::LATER_KINDS, *};
+use crate::{policy::AuthorityKind, problem::Problems, verify::PublicKey};
 
 mod authorities;
+mod emergency;
 
 const KEY: &str = "\
 -----BEGIN PUBLIC KEY-----
@@ -80,7 +83,13 @@ fn refuses_change(part: &str, by: &str, message: &str) {
 fn accepts_change(part: &str, by: &str) -> ImagePolicy {
     assert_eq!(GOOD.matches(part).count(), 1, "{part:?} must be in the good policy once");
     let mut documents = policies(&GOOD.replace(part, by)).unwrap();
-    documents.remove(0).policy.unwrap()
+    policy_of(documents.remove(0))
+}
+
+#[track_caller]
+fn policy_of(document: Document) -> ImagePolicy {
+    let Object::Policy(Some(policy)) = document.object else { panic!("no policy") };
+    policy
 }
 
 /// A policy with these lines behind its name.
@@ -93,7 +102,7 @@ fn spec(lines: &str) -> String {
 #[test]
 fn a_policy_is_read_in_full() {
     let documents = policies(GOOD).unwrap();
-    let policy = documents[0].policy.as_ref().unwrap();
+    let Object::Policy(Some(policy)) = &documents[0].object else { panic!("no policy") };
     assert_eq!(
         (documents.len(), &*documents[0].name, &*policy.name),
         (1, "production", "production")
@@ -168,15 +177,13 @@ fn the_frame_of_an_object_is_strict() {
     refuses_change(
         "kind: ImagePolicy",
         "kind: Policy",
-        "p.yaml:2:7: kind: must be ImagePolicy, not \"Policy\"",
+        "p.yaml:2:7: kind: must be ImagePolicy or Revocation, not \"Policy\"",
     );
-    for kind in ["Revocation", "TrustRoot"] {
-        refuses_change(
-            "kind: ImagePolicy",
-            &format!("kind: {kind}"),
-            &format!("p.yaml:2:7: kind: {kind} is not supported by this version"),
-        );
-    }
+    refuses_change(
+        "kind: ImagePolicy",
+        "kind: TrustRoot",
+        "p.yaml:2:7: kind: TrustRoot is not supported by this version",
+    );
     refuses_change(
         "spec:\n",
         "status: {}\nspec:\n",
@@ -235,7 +242,7 @@ fn unknown_and_duplicate_keys_are_refused() {
         "  atLeast: 2",
         "  atleast: 2",
         "p.yaml:12:3: spec.atleast: is unknown; known here: mode, match, reference, atLeast, \
-         authorities",
+         authorities, breakGlass",
     );
     refuses_change(
         "  atLeast: 2",
@@ -268,30 +275,17 @@ fn unknown_and_duplicate_keys_are_refused() {
         "  atLeast: 2",
         "  \"\\e[31m\": 2",
         "p.yaml:12:3: spec.\\u{1b}[31m: is unknown; known here: mode, match, reference, atLeast, \
-         authorities",
+         authorities, breakGlass",
     );
 }
 
 #[test]
 fn what_this_version_does_not_implement_is_refused_by_name() {
     refuses_change(
-        "mode: Enforce",
-        "mode: Warn",
-        "p.yaml:5:9: spec.mode: Warn is not supported by this version",
+        "  atLeast: 2",
+        "  atLeast: 2\n  attestations: []",
+        "p.yaml:13:3: spec.attestations: is not supported by this version",
     );
-    refuses_change(
-        "mode: Enforce",
-        "mode: enforce",
-        "p.yaml:5:9: spec.mode: must be Enforce, not \"enforce\"",
-    );
-    for key in ["attestations: []", "breakGlass: {namespaces: [incident]}"] {
-        let name = key.split(':').next().unwrap();
-        refuses_change(
-            "  atLeast: 2",
-            &format!("  atLeast: 2\n  {key}"),
-            &format!("p.yaml:13:3: spec.{name}: is not supported by this version"),
-        );
-    }
     for kind in LATER_KINDS {
         refuses_change(
             "unsigned: {reason: built on this node}",
@@ -364,12 +358,12 @@ fn a_match_names_images() {
 #[test]
 fn everything_that_is_wrong_is_reported_at_once() {
     let text = GOOD
-        .replace("mode: Enforce", "mode: Warn")
+        .replace("mode: Enforce", "mode: warn")
         .replace("[shop, 'shop-*']", "[]")
         .replace("reason: built", "reasons: built");
     refuses(
         &text,
-        "p.yaml:5:9: spec.mode: Warn is not supported by this version\n\
+        "p.yaml:5:9: spec.mode: must be Enforce or Warn, not \"warn\"\n\
          p.yaml:9:17: spec.match.namespaces: is an empty list; remove the field or fill the list\n\
          p.yaml:29:18: spec.authorities[3].unsigned.reasons: is unknown; known here: reason\n\
          p.yaml:29:17: spec.authorities[3].unsigned.reason: is missing",

@@ -70,6 +70,13 @@ async fn an_image_without_a_policy_is_refused() {
     .await;
 }
 
+const REVOCATION: &str = "\
+apiVersion: portcullis.dev/v1alpha1
+kind: Revocation
+metadata: {name: lost}
+spec: {digests: ['sha256:1111111111111111111111111111111111111111111111111111111111111111']}
+";
+
 /// What is wrong with a daemon under which nothing at all may be pulled, for this reason.
 async fn nothing_is_pulled(
     gate: &Gate,
@@ -180,9 +187,22 @@ async fn without_policies_nothing_is_pulled() {
         (
             "a policy with a field of a later version",
             Box::new(|setup| {
-                setup.policy("p.yaml", &good.replace("spec:\n", "spec:\n  mode: Warn\n"))
+                setup.policy("p.yaml", &good.replace("spec:\n", "spec:\n  attestations: []\n"))
             }),
-            "{policies}/p.yaml:5:9: spec.mode: Warn is not supported by this version",
+            "{policies}/p.yaml:5:3: spec.attestations: is not supported by this version",
+        ),
+        (
+            "a revocation alone",
+            Box::new(|setup| setup.policy("r.yaml", REVOCATION)),
+            "{policies}: holds revocations alone; without an ImagePolicy no image is accepted",
+        ),
+        (
+            "a good policy beside a revocation that cannot be read",
+            Box::new(|setup| {
+                let revocation = REVOCATION.replace("sha256:", "sha1:");
+                setup.policy("p.yaml", &good).policy("r.yaml", &revocation)
+            }),
+            "{policies}/r.yaml:4:18: spec.digests[0]: \"sha1:1111111111111111111111111111111111111111111111111111111111111111\" is no digest: \"sha256:\" and 64 lower-case hexadecimal characters are expected",
         ),
         (
             "one key under two names",

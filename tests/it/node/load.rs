@@ -1,6 +1,6 @@
 //! Many pulls at once, pulls that nobody waits for any more, and policies that change under them.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::support::{
     sign::Signer,
 };
 
-use super::{Node, until, whole};
+use super::{Node, swap, until, whole};
 
 /// Returns when the daemon has taken up every call that was begun on this connection before.
 async fn taken_up(client: &Client) {
@@ -165,13 +165,6 @@ async fn keep_pulling(
         codes.push(client.unary(PULL_IMAGE, &pull(&image, "shop")).await.status().0);
     }
     codes
-}
-
-/// Puts a file in place, whole.
-fn swap(file: &Path, text: &str) {
-    let new = file.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(&new, file).unwrap();
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 mod audit;
 mod load;
+mod modes;
 mod process;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use portcullis::image::Digest;
 
@@ -62,6 +63,13 @@ fn verify(files: &[&Path], state: &Path) -> (Option<i32>, String) {
 fn whole(gate: &Gate) {
     let (code, text) = verify(&[&gate.audit_file()], &gate.path().join("state"));
     assert_eq!(code, Some(0), "{text}");
+}
+
+/// Puts a file in place, whole.
+fn swap(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, file).unwrap();
 }
 
 /// Waits for something that only files tell.
