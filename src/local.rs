@@ -83,6 +83,23 @@ impl Local {
         holds.then(|| verdict.judgement.clone())
     }
 
+    /// Whether anybody may have the image by this name. It is for the call that asks whether an
+    /// image is there and names no pod; who then starts it is judged. Blocks on the disk.
+    pub fn accepts_for_somebody(
+        &self,
+        policies: &PolicySet,
+        id: ImageId,
+        name: &ImageRef,
+        now: Timestamp,
+    ) -> bool {
+        let Some(selected) = policies.covering_somewhere(name) else { return false };
+        let known = self.store.of_id(id);
+        known.iter().filter(|known| fits(known, name)).any(|known| {
+            let image = known.resolved(&name.repository);
+            decide::acceptable_somewhere(&selected, &image, &known.evidence(), now)
+        })
+    }
+
     /// Judges, and remembers a permission. Blocks on the disk.
     pub fn judge(
         &self,

@@ -72,6 +72,7 @@ impl Pipeline {
             Ok(policies) => policies,
             Err(refusal) => return (Arc::new(Judgement::refused(refusal)), None),
         };
+        let caller = &caller.seen_by(&policies);
         // kubelet's own way, with nobody to ask.
         if let (Named::Id(id), Some(name)) = (&image.named, written(image)) {
             let question = Question { id: *id, names: vec![name.clone()], caller: caller.clone() };

@@ -4,19 +4,20 @@
 //! The call names no namespace, so that what is accepted for any is shown; what starts is for
 //! `CreateContainer` to judge.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use http::request;
+use jiff::Timestamp;
 
 use crate::{
     audit::Event,
     decode,
     forward::{self, Answer, Upstream},
-    image::ImageRef,
+    image::{ImageRef, ReferenceError},
     judgement::{Asked, Judgement},
     local::Question,
     named::{ImageId, Named},
-    policy::Caller,
+    policy::{Caller, PolicySet},
     refusal::{Code, Refusal},
 };
 
@@ -71,29 +72,36 @@ impl Pipeline {
         }
     }
 
-    /// Whether the image is accepted under one of its names at least.
+    /// Whether the image is accepted under one of its names at least, for somebody. If not, the
+    /// judgement for a caller who names no pod says why.
     async fn accepted_somewhere<'a>(
         &self,
         id: &str,
         names: &'a [ImageRef],
-    ) -> Result<(), (Judgement, Option<&'a ImageRef>)> {
-        let refused = |refusal| (Judgement::refused(refusal), None);
+    ) -> Result<(), (Arc<Judgement>, Option<&'a ImageRef>)> {
+        let refused = |refusal| (Arc::new(Judgement::refused(refusal)), None);
         let policies = self.0.policies.snapshot().map_err(refused)?;
-        let id: ImageId = id.parse().map_err(|error: crate::image::ReferenceError| {
+        let id: ImageId = id.parse().map_err(|error: ReferenceError| {
             refused(Refusal::new(Code::Internal, error.to_string()))
         })?;
         let mut first = None;
         for name in names {
             let question = Question { id, names: vec![name.clone()], caller: Caller::default() };
             let judgement = self.judge_here(&policies, question).await;
-            match &judgement.decision {
-                Ok(_) => return Ok(()),
-                Err(refusal) => {
-                    first.get_or_insert_with(|| (Judgement::refused(refusal.clone()), Some(name)));
-                }
+            if judgement.decision.is_ok() || self.for_somebody(&policies, id, name).await {
+                return Ok(());
             }
+            first.get_or_insert((judgement, Some(name)));
         }
         let why = "the image has no name on this node, and policies go by names";
         Err(first.unwrap_or_else(|| refused(Refusal::new(Code::NoPolicyMatches, why).about(&id))))
+    }
+
+    async fn for_somebody(&self, policies: &Arc<PolicySet>, id: ImageId, name: &ImageRef) -> bool {
+        let (local, policies, name) = (self.0.local.clone(), policies.clone(), name.clone());
+        let asking = self.0.threads.spawn_blocking(move || {
+            local.accepts_for_somebody(&policies, id, &name, Timestamp::now())
+        });
+        asking.await.unwrap_or(false)
     }
 }
