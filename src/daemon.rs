@@ -62,11 +62,17 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let PolicySource::Directory(directory) = &config.policy.source;
         keep_policies(directory, policies.clone(), log.clone())
     };
+    let (store, findings) = Store::open(&state_directory);
+    for finding in findings {
+        tracing::error!("{finding}");
+        // The log says itself when it cannot be written.
+        let _ = judges.block_on(log.record(Record::new(Event::Drift, finding), ()));
+    }
     let upstream = Upstream::new(Arc::new(config.runtime.endpoint.clone()));
     let pipeline = Pipeline::new(Parts {
         policies,
         registry: Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config))),
-        local: Local::new(Store::open(&state_directory)),
+        local: Local::new(store),
         ledger: Ledger::open(&state_directory),
         runtime: Runtime::new(&upstream),
         sandbox: SandboxImage::new(config.runtime.sandbox_image),

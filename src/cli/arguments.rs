@@ -74,6 +74,13 @@ pub(super) enum Command {
             portcullis audit verify --state /var/lib/portcullis /var/log/portcullis/audit.jsonl"
     )]
     Audit(AuditCommand),
+    /// Bring evidence from node to node, for nodes that reach no registry
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis evidence export registry.example.com/prod/app:v1 > app.pack\n  \
+            portcullis evidence import app.pack"
+    )]
+    Evidence(EvidenceCommand),
 }
 
 /// What `verify` and `explain` ask.
@@ -131,6 +138,79 @@ pub(super) enum AuditCommand {
         #[arg(short, long)]
         follow: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EvidenceCommand {
+    /// Write what is known of images to standard output, as a pack: manifests and signatures
+    #[command(after_help = "Examples:\n  portcullis evidence export --all > node.pack\n  \
+        portcullis evidence export registry.example.com/prod/app:v1 > app.pack\n  \
+        portcullis evidence export --from registry registry.example.com/prod/app:v1 > app.pack\n\n\
+        What this node knows is taken first. Otherwise the registry of the image is asked, on any\n\
+        machine, and of an image for several platforms that for this machine's goes into the pack.\n\
+        Each image is told on standard error, with its digest and number of signatures.\n\n\
+        Exit codes: 0 all have signatures, 1 an image has none or is not known, 2 could not be asked")]
+    Export(Export),
+    /// Keep the evidence of a pack on this node, beside a daemon that may be running
+    #[command(after_help = "Examples:\n  portcullis evidence import app.pack\n  \
+        ssh node1 portcullis evidence export --all | portcullis evidence import -\n\n\
+        A pack is not trusted: what it says counts where a policy's key has signed it. Nothing of a\n\
+        pack is kept if any line of it is wrong. What the runtime does not have 7 days later is\n\
+        forgotten again.\n\n\
+        Exit codes: 0 all is kept, 2 could not be kept, 78 the pack or the configuration is wrong")]
+    Import(Import),
+}
+
+/// What `evidence export` asks.
+#[derive(Args, Debug)]
+pub(super) struct Export {
+    /// Images by name, digest or ID
+    #[arg(required_unless_present = "all", value_name = "IMAGE")]
+    pub(super) images: Vec<String>,
+    /// Every image that this node knows
+    #[arg(long, conflicts_with_all = ["images", "from"])]
+    pub(super) all: bool,
+    /// Look nowhere else [default: the store, then the registry]
+    #[arg(long, value_enum, value_name = "PLACE")]
+    pub(super) from: Option<Place>,
+    #[command(flatten)]
+    pub(super) at: StateOf,
+    /// Directories with hosts.toml files, colon-separated [default: registry_config of the configuration]
+    #[arg(long, value_name = "DIRS")]
+    pub(super) registry_config: Option<String>,
+    /// Credentials in the form of Docker's config.json [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json, if there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) auth_file: Option<PathBuf>,
+}
+
+/// What `evidence import` asks.
+#[derive(Args, Debug)]
+pub(super) struct Import {
+    /// The pack; - for standard input
+    #[arg(value_name = "PACK")]
+    pub(super) pack: PathBuf,
+    #[command(flatten)]
+    pub(super) at: StateOf,
+}
+
+/// Where a node keeps its evidence.
+#[derive(Args, Debug)]
+pub(super) struct StateOf {
+    /// The daemon's state directory [default: that of the configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Configuration of the daemon
+    #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
+    pub(super) config: PathBuf,
+}
+
+/// `--from`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Place {
+    /// The store of this node
+    Store,
+    /// The registry of the image
+    Registry,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod arguments;
 mod audit;
 mod auth_file;
 mod check;
+mod evidence;
 mod explain;
 mod judge;
 mod run;
@@ -17,7 +18,7 @@ use std::{
 
 use clap::Parser;
 
-use arguments::{Arguments, AuditCommand, Command};
+use arguments::{Arguments, AuditCommand, Command, EvidenceCommand};
 use style::Style;
 
 /// How a command ended; the process's exit code (sysexits.h where it has a name).
@@ -68,6 +69,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             // Ends itself when nobody reads.
             audit::tail(&file, lines, follow, json, style, &mut out.0)
         }
+        // A pack that nobody took is no success.
+        Command::Evidence(EvidenceCommand::Export(asked)) => {
+            evidence::export(&asked, json, &mut out.0)
+        }
+        Command::Evidence(EvidenceCommand::Import(asked)) => evidence::import(&asked, json, out),
     };
     match done.and_then(|exit| out.flush().map(|()| exit)) {
         Ok(exit) => exit,

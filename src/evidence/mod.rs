@@ -4,12 +4,18 @@
 //! of the image (OCI distribution specification, "Listing Referrers") that cosign 3 writes. What
 //! is found is read for its shape only; whether it holds is for `verify` to say.
 
+mod document;
 mod gather;
 mod known;
 mod ledger;
+mod merge;
+pub mod pack;
 mod shape;
 mod store;
+#[cfg(test)]
+mod testing;
 
+pub use document::DocumentError;
 pub use gather::gather;
 pub use known::{Entry, Known, KnownError};
 pub use ledger::Ledger;

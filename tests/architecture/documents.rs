@@ -102,7 +102,7 @@ fn every_flag_is_in_the_help() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 11] = [
         &[],
         &["run"],
         &["check"],
@@ -111,6 +111,9 @@ fn every_flag_is_in_the_help() {
         &["audit"],
         &["audit", "verify"],
         &["audit", "tail"],
+        &["evidence"],
+        &["evidence", "export"],
+        &["evidence", "import"],
     ];
     let help: String = commands.into_iter().map(help).collect();
     let source = file("src/cli/arguments.rs").code;

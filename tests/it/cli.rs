@@ -294,6 +294,8 @@ fn help_has_examples_and_goes_to_standard_output() {
         &["explain"],
         &["audit", "verify"],
         &["audit", "tail"],
+        &["evidence", "export"],
+        &["evidence", "import"],
     ] {
         let (exit, out, err) = desk.run(&[command, &["--help"]].concat());
         assert_eq!((exit, err.as_str()), (0, ""));

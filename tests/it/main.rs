@@ -9,6 +9,7 @@ mod pin;
 mod relay;
 mod storm;
 mod judged;
+mod packs;
 mod pipes;
 mod conformance;
 mod registry;

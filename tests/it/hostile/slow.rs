@@ -72,7 +72,7 @@ fn gate(
     let pipeline = Pipeline::new(Parts {
         policies: current,
         registry: Arc::new(registry),
-        local: Local::new(Store::open(&state)),
+        local: Local::new(Store::open(&state).0),
         ledger: Ledger::open(&state),
         runtime: Runtime::new(&upstream),
         sandbox: SandboxImage::default(),
