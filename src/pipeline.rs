@@ -117,7 +117,8 @@ impl Pipeline {
         body: Result<Vec<u8>, Refusal>,
     ) -> Answer {
         let arrived = Instant::now();
-        let request = match body.and_then(|body| decode::pull(decode::unframe(&body)?)) {
+        let request = match body.and_then(|body| decode::pull(decode::request("PullImage", &body)?))
+        {
             Ok(request) => request,
             Err(refusal) => return self.refuse_unread(event, refusal, arrived).await,
         };
@@ -160,7 +161,15 @@ impl Pipeline {
         let keeping = self.0.threads.spawn(async move {
             let entry = |manifest| gathered.entry(manifest);
             let top = entry(gathered.manifest.clone());
-            match learn::of(&runtime, &top, entry).await {
+            let learning = timeout(JUDGEMENT, learn::of(&runtime, &top, entry)).await;
+            let learnt = match learning {
+                Ok(learnt) => learnt,
+                Err(_) => {
+                    tracing::error!(%id, "the container runtime does not tell what it pulled");
+                    return;
+                }
+            };
+            match learnt {
                 Ok(known) if known.iter().any(|known| known.id() == id) => {
                     learn::keep(&store, known).await;
                 }

@@ -8,31 +8,48 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// The five bytes before each message: a compression flag and a big-endian length.
 pub(crate) const PREFIX: usize = 5;
 
-/// Takes the one message out of a unary request body.
-pub fn unframe(body: &[u8]) -> Result<&[u8], Refusal> {
-    let malformed =
-        |what: &str| Refusal::new(Code::MalformedRequest, format!("PullImage request: {what}"));
-    let (prefix, message) =
-        body.split_at_checked(PREFIX).ok_or_else(|| malformed("the gRPC frame is cut short"))?;
+/// Takes the one message out of the body of a unary call.
+pub(crate) fn unframe(body: &[u8]) -> Result<&[u8], FrameError> {
+    let (prefix, message) = body.split_at_checked(PREFIX).ok_or(FrameError::Truncated)?;
     if prefix[0] != 0 {
-        return Err(malformed(
-            "the message is compressed, which CRI clients and this server do not agree on",
-        ));
+        return Err(FrameError::Compressed);
     }
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
     if length > MAX_MESSAGE {
-        return Err(Refusal::new(
-            Code::LimitExceeded,
-            format!("PullImage request: {length} bytes, {MAX_MESSAGE} are allowed"),
-        ));
+        return Err(FrameError::Long(length));
     }
     if message.len() != length {
-        return Err(malformed(&format!(
-            "the gRPC frame announces {length} bytes and carries {}",
-            message.len()
-        )));
+        return Err(FrameError::Length { announced: length, carried: message.len() });
     }
     Ok(message)
+}
+
+/// The one message in the body of a request.
+///
+/// # Errors
+///
+/// `malformed_request` or `limit_exceeded`, with the method's name.
+pub fn request<'body>(method: &str, body: &'body [u8]) -> Result<&'body [u8], Refusal> {
+    unframe(body).map_err(|error| {
+        let code = match error {
+            FrameError::Long(_) => Code::LimitExceeded,
+            _ => Code::MalformedRequest,
+        };
+        Refusal::new(code, format!("{method} request: {error}"))
+    })
+}
+
+/// Why bytes are not one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("the gRPC frame is cut short")]
+    Truncated,
+    #[error("the message is compressed, which CRI clients and this server do not agree on")]
+    Compressed,
+    #[error("{0} bytes, {MAX_MESSAGE} are allowed")]
+    Long(usize),
+    #[error("the gRPC frame announces {announced} bytes and carries {carried}")]
+    Length { announced: usize, carried: usize },
 }
 
 /// Puts one message into a frame.
@@ -80,10 +97,8 @@ mod tests {
             (b"\0\xff\0\0\0", Code::LimitExceeded, "4278190080 bytes, 16777216 are allowed"),
         ];
         for (body, code, message) in cases {
-            assert_eq!(
-                unframe(body),
-                Err(Refusal::new(code, format!("PullImage request: {message}")))
-            );
+            let refusal = Refusal::new(code, format!("PullImage request: {message}"));
+            assert_eq!(request("PullImage", body), Err(refusal));
         }
     }
 }

@@ -7,8 +7,8 @@ mod pull;
 mod wire;
 
 pub use create::{AskedImage, CreateRequest, create};
-pub(crate) use frame::PREFIX;
-pub use frame::{MAX_MESSAGE, frame, unframe};
+pub use frame::{MAX_MESSAGE, frame, request};
+pub(crate) use frame::{PREFIX, unframe};
 pub use others::{image_found, image_status, sandbox};
 pub use pull::{Pod, PullRequest, Wanted, pull};
 pub use wire::Patchable;

@@ -3,8 +3,10 @@
 //! The answers are not trusted to say what an image is. Manifests are hashed here, and names that
 //! the runtime has for an image decide only which policies it must satisfy.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
+use prost::Message;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::{
@@ -27,9 +29,16 @@ const GET: &str = "/containerd.services.images.v1.Images/Get";
 const LIST: &str = "/containerd.services.images.v1.Images/List";
 const READ: &str = "/containerd.services.content.v1.Content/Read";
 
+/// How long the runtime may take to answer one question. It is a look-up in memory or on disk;
+/// this bounds a runtime that hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The runtime, as asked by Portcullis itself.
 #[derive(Clone, Debug)]
-pub struct Runtime(Upstream);
+pub struct Runtime {
+    upstream: Upstream,
+    patience: Duration,
+}
 
 /// The runtime did not answer, or not sensibly. The sentence is the same for the same cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,12 +96,17 @@ pub struct Container {
 impl Runtime {
     /// The runtime behind this connection, over one of its own.
     pub fn new(upstream: &Upstream) -> Self {
-        Self(upstream.another())
+        Self::with_patience(upstream, PATIENCE)
+    }
+
+    /// The same, with this long for each question.
+    pub fn with_patience(upstream: &Upstream, patience: Duration) -> Self {
+        Self { upstream: upstream.another(), patience }
     }
 
     /// The connection, for judged calls of our own.
     pub fn upstream(&self) -> &Upstream {
-        &self.0
+        &self.upstream
     }
 
     /// The image that the runtime finds by a name or an ID, whole or short.
@@ -100,23 +114,21 @@ impl Runtime {
         let image = cri::ImageSpec { image: name.to_owned(), ..Default::default() };
         let question = cri::ImageStatusRequest { image: Some(image) };
         let answer: cri::ImageStatusResponse =
-            unary(&self.0, IMAGE_STATUS, &question).await.map_err(failed)?;
+            self.ask(IMAGE_STATUS, &question).await.map_err(failed)?;
         answer.image.map(image_of).transpose()
     }
 
     /// Every image, as CRI shows them.
     pub async fn images(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
         let answer: cri::ListImagesResponse =
-            unary(&self.0, LIST_IMAGES, &cri::ListImagesRequest {}).await.map_err(failed)?;
+            self.ask(LIST_IMAGES, &cri::ListImagesRequest {}).await.map_err(failed)?;
         answer.images.into_iter().map(image_of).collect()
     }
 
     /// Every container, running or not.
     pub async fn containers(&self) -> Result<Vec<Container>, RuntimeError> {
         let answer: cri::ListContainersResponse =
-            unary(&self.0, LIST_CONTAINERS, &cri::ListContainersRequest {})
-                .await
-                .map_err(failed)?;
+            self.ask(LIST_CONTAINERS, &cri::ListContainersRequest {}).await.map_err(failed)?;
         Ok(answer.containers.into_iter().map(container_of).collect())
     }
 
@@ -124,7 +136,7 @@ impl Runtime {
     /// verbose status.
     pub async fn sandbox_image(&self) -> Result<Option<String>, RuntimeError> {
         let answer: cri::StatusResponse =
-            unary(&self.0, STATUS, &cri::StatusRequest { verbose: true }).await.map_err(failed)?;
+            self.ask(STATUS, &cri::StatusRequest { verbose: true }).await.map_err(failed)?;
         let config = answer.info.get("config");
         let config = config.and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok());
         let image =
@@ -136,14 +148,14 @@ impl Runtime {
     /// by SHA-256 are left out: no such image can be started.
     pub async fn records(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
         let answer: containerd::ListImagesResponse =
-            unary(&self.0, LIST, &containerd::ListImagesRequest {}).await.map_err(failed)?;
+            self.ask(LIST, &containerd::ListImagesRequest {}).await.map_err(failed)?;
         Ok(answer.images.into_iter().filter_map(record_of).collect())
     }
 
     /// What containerd has under one of its names.
     pub async fn record(&self, name: &str) -> Result<Option<ImageRecord>, RuntimeError> {
         let question = containerd::GetImageRequest { name: name.to_owned() };
-        match unary::<containerd::GetImageResponse>(&self.0, GET, &question).await {
+        match self.ask::<containerd::GetImageResponse>(GET, &question).await {
             Ok(answer) => Ok(answer.image.and_then(record_of)),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed(status)),
@@ -154,12 +166,13 @@ impl Runtime {
     /// containerd does not have it, as the manifests for other platforms.
     pub async fn manifest(&self, target: &Target) -> Result<Option<Fetched>, RuntimeError> {
         let question = containerd::ReadContentRequest { digest: target.digest.to_string() };
-        let parts: Vec<containerd::ReadContentResponse> =
-            match streamed(&self.0, READ, &question, MAX_MANIFEST).await {
-                Ok(parts) => parts,
-                Err(status) if status.code() == Code::NotFound => return Ok(None),
-                Err(status) => return Err(failed(status)),
-            };
+        let reading = streamed(&self.upstream, READ, &question, MAX_MANIFEST);
+        let reading = timeout(self.patience, reading).await.unwrap_or_else(|_| Err(late()));
+        let parts: Vec<containerd::ReadContentResponse> = match reading {
+            Ok(parts) => parts,
+            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            Err(status) => return Err(failed(status)),
+        };
         let body: Vec<u8> = parts.into_iter().flat_map(|part| part.data).collect();
         let digest = Digest::of(&body);
         if digest != target.digest {
@@ -168,6 +181,19 @@ impl Runtime {
         let media_type = target.media_type.clone();
         Ok(Some(Fetched { digest, media_type, body: body.into() }))
     }
+
+    async fn ask<Answer: Message + Default>(
+        &self,
+        path: &'static str,
+        question: &impl Message,
+    ) -> Result<Answer, Status> {
+        let asking = unary(&self.upstream, path, question);
+        timeout(self.patience, asking).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+fn late() -> Status {
+    Status::unavailable("no answer in time")
 }
 
 fn failed(status: Status) -> RuntimeError {

@@ -10,7 +10,10 @@ use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
 
-use crate::decode::{MAX_MESSAGE, PREFIX, frame, unframe};
+use crate::{
+    decode::{MAX_MESSAGE, PREFIX, frame, unframe},
+    refusal::{Code, Refusal},
+};
 
 use super::{Answer, Body, Upstream};
 
@@ -98,11 +101,19 @@ impl Whole {
             .map_err(|_| Status::internal("the runtime's answer cannot be decoded"))
     }
 
-    /// The one message of a call that succeeded. None: the call failed, or the answer is not one
-    /// message.
-    pub fn message(&self) -> Option<&[u8]> {
-        self.status().ok()?;
-        unframe(&self.data).ok()
+    /// The one message of a call that succeeded. None: the call failed.
+    ///
+    /// # Errors
+    ///
+    /// `internal`: the runtime says that the call succeeded, and its answer is not one message
+    /// that can be read here.
+    pub fn message(&self) -> Result<Option<&[u8]>, Refusal> {
+        if self.status().is_err() {
+            return Ok(None);
+        }
+        unframe(&self.data).map(Some).map_err(|error| {
+            Refusal::new(Code::Internal, format!("the container runtime's answer: {error}"))
+        })
     }
 
     /// The same answer with the empty message.

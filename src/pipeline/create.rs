@@ -14,7 +14,7 @@ use crate::{
     judgement::{Asked, Judgement},
     learn,
     local::Question,
-    named::Named,
+    named::{ImageId, Named},
     policy::{Caller, PolicySet},
     refusal::{Code, Refusal},
 };
@@ -31,7 +31,9 @@ impl Pipeline {
         body: Result<Vec<u8>, Refusal>,
     ) -> Answer {
         let arrived = Instant::now();
-        let request = match body.and_then(|body| decode::create(decode::unframe(&body)?)) {
+        let request = match body
+            .and_then(|body| decode::create(decode::request("CreateContainer", &body)?))
+        {
             Ok(request) => request,
             Err(refusal) => return self.refuse_unread(Event::Create, refusal, arrived).await,
         };
@@ -74,7 +76,9 @@ impl Pipeline {
         };
         let caller = &caller.seen_by(&policies);
         // kubelet's own way, with nobody to ask.
-        if let (Named::Id(id), Some(name)) = (&image.named, written(image)) {
+        if let (Named::Id(id), Some(name)) = (&image.named, written(image))
+            && !begins(*id, &image.user_specified)
+        {
             let question = Question { id: *id, names: vec![name.clone()], caller: caller.clone() };
             return (self.judge_here(&policies, question).await, Some(name));
         }
@@ -143,9 +147,24 @@ impl Pipeline {
             }
             Err(_) => return Err(fault().about(&shown)),
         };
+        let is_it = match &image.named {
+            Named::Id(id) => found.id == *id,
+            Named::Short(text) => begins(found.id, text),
+            Named::Reference(name) => {
+                is_among(name, &found.names) || begins(found.id, &image.requested)
+            }
+        };
+        if !is_it {
+            let why = format!("the container runtime answers with another image, {}", found.id);
+            return Err(Refusal::new(Code::Internal, why).about(&shown));
+        }
         let names = match (&image.named, written(image)) {
             // A name that a person wrote, beside what a client made of it.
-            (_, Some(name)) => vec![name],
+            (_, Some(name))
+                if !begins(found.id, &image.user_specified) || is_among(&name, &found.names) =>
+            {
+                vec![name]
+            }
             (Named::Reference(name), None) if is_among(name, &found.names) => vec![name.clone()],
             _ => repositories(&found.names),
         };
@@ -159,6 +178,13 @@ fn written(image: &AskedImage) -> Option<ImageRef> {
         Ok(Named::Reference(name)) => Some(name),
         Ok(Named::Id(_) | Named::Short(_)) | Err(_) => None,
     }
+}
+
+/// Whether this is the beginning of an ID, with or without the algorithm. `deadbeef` can be a name
+/// as well, and the runtime looks for that first; whoever writes it names no repository.
+fn begins(id: ImageId, text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    !hex.is_empty() && id.config().hex().starts_with(hex)
 }
 
 /// Whether the runtime found the image by this name, and not by an ID that begins like it.
@@ -191,7 +217,6 @@ fn asked<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::named::ImageId;
 
     #[test]
     fn an_image_without_a_name_goes_by_each_repository_once() {

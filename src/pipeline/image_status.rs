@@ -37,7 +37,7 @@ impl Pipeline {
     ) -> Answer {
         let arrived = Instant::now();
         let read = |body: Vec<u8>| {
-            let message = decode::unframe(&body)?.to_vec();
+            let message = decode::request("ImageStatus", &body)?.to_vec();
             Ok((decode::image_status(&message)?, message))
         };
         let (requested, message) = match body.and_then(read) {
@@ -48,8 +48,10 @@ impl Pipeline {
             Ok(answer) => answer,
             Err(failed) => return failed,
         };
-        let Some(found) = answer.message().map(decode::image_found) else {
-            return answer.into_response();
+        let found = match answer.message() {
+            Ok(None) => return answer.into_response(),
+            Ok(Some(found)) => decode::image_found(found),
+            Err(refusal) => Err(refusal),
         };
         let (id, names) = match found {
             Ok(Some(found)) => found,

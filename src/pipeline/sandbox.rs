@@ -24,11 +24,13 @@ use super::Pipeline;
 
 /// How long after an attempt to pull the sandbox image the next one may be made.
 const PAUSE: Duration = Duration::from_secs(30);
+/// Longest time that an attempt may take. The image has less than 1 MiB.
+const PULL: Duration = Duration::from_secs(120);
 
-/// The image that the runtime makes sandboxes from. Clones share what was learnt.
+/// The image that the runtime makes sandboxes from. Clones share the attempts to pull it.
 #[derive(Clone, Debug, Default)]
 pub struct SandboxImage {
-    name: Arc<Mutex<Option<ImageRef>>>,
+    configured: Option<ImageRef>,
     tried: Arc<Mutex<Option<time::Instant>>>,
 }
 
@@ -50,24 +52,21 @@ pub enum SandboxError {
 impl SandboxImage {
     /// By the operator's word: `runtime.sandbox_image`. None: the runtime is asked.
     pub fn new(name: Option<ImageRef>) -> Self {
-        Self { name: Arc::new(Mutex::new(name)), ..Self::default() }
+        Self { configured: name, ..Self::default() }
     }
 
     /// Its name: as configured, as the runtime's status tells, or that of the only image that the
-    /// runtime has pinned.
+    /// runtime has pinned. The runtime is asked each time: after it was upgraded it may use
+    /// another one, which nobody judged.
     pub async fn name(&self, runtime: &Runtime) -> Result<ImageRef, SandboxError> {
-        let mut known = self.name.lock().await;
-        if let Some(name) = &*known {
+        if let Some(name) = &self.configured {
             return Ok(name.clone());
         }
         let told = match runtime.sandbox_image().await? {
             Some(told) => told,
             None => pinned(runtime).await?,
         };
-        let name: ImageRef =
-            told.parse().map_err(|error| SandboxError::Unknown(format!("it says {error}")))?;
-        *known = Some(name.clone());
-        Ok(name)
+        told.parse().map_err(|error| SandboxError::Unknown(format!("it says {error}")))
     }
 }
 
@@ -98,7 +97,7 @@ impl Pipeline {
     ) -> Answer {
         let arrived = Instant::now();
         let read = |body: Vec<u8>| {
-            let message = decode::unframe(&body)?.to_vec();
+            let message = decode::request("RunPodSandbox", &body)?.to_vec();
             Ok((decode::sandbox(&message)?, message))
         };
         let (pod, message) = match body.and_then(read) {
@@ -163,7 +162,10 @@ impl Pipeline {
                     let (head, body) = forward::own_pull(&name.to_string());
                     let own = self.0.runtime.upstream();
                     // Its answer is in the audit log; what counts is what is there then.
-                    drop(self.pull_for(Event::Sandbox, own, head, Ok(body)).await);
+                    let pulling = self.pull_for(Event::Sandbox, own, head, Ok(body));
+                    if time::timeout(PULL, pulling).await.is_err() {
+                        tracing::error!(%name, "the pull of the sandbox image does not end");
+                    }
                     *tried = Some(time::Instant::now());
                     match self.judge_sandbox_here(&name).await {
                         Ok(judgement) => judgement,

@@ -14,6 +14,7 @@ mod pipes;
 mod conformance;
 mod registry;
 mod evidence;
+mod gates;
 mod hostile;
 mod node;
 mod test_registry;

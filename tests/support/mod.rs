@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no test binary uses all of it")]
 
 pub(crate) mod ca;
+pub(crate) mod containerd;
 pub(crate) mod cri;
 pub(crate) mod gate;
 pub(crate) mod grpc;

@@ -72,16 +72,41 @@ impl FakeRuntime {
         runtime
     }
 
+    /// A runtime that answers Portcullis' own questions by the script as well.
+    pub(crate) fn whole(script: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("runtime.sock");
+        let mut runtime = Self::begin(&socket, script, false);
+        runtime._directory = Some(directory);
+        runtime
+    }
+
     /// The same at a path of the test's.
+    pub(crate) fn whole_at(
+        socket: &Path,
+        script: impl Fn(&Call) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(socket, script, false)
+    }
+
+    /// A runtime at a path of the test's.
     pub(crate) fn at(
         socket: &Path,
         script: impl Fn(&Call) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::begin(socket, script, true)
+    }
+
+    fn begin(
+        socket: &Path,
+        script: impl Fn(&Call) -> Reply + Send + Sync + 'static,
+        keeps_house: bool,
     ) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
         let calls = Arc::new(Mutex::new(Vec::new()));
         let script: Script = Arc::new(script);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, script, calls.clone()));
+        tasks.spawn(serve(listener, script, calls.clone(), keeps_house));
         Self { socket: socket.to_owned(), calls, tasks, _directory: None }
     }
 
@@ -105,7 +130,12 @@ impl FakeRuntime {
     }
 }
 
-async fn serve(listener: UnixListener, script: Script, calls: Arc<Mutex<Vec<Call>>>) {
+async fn serve(
+    listener: UnixListener,
+    script: Script,
+    calls: Arc<Mutex<Vec<Call>>>,
+    keeps_house: bool,
+) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
@@ -113,7 +143,7 @@ async fn serve(listener: UnixListener, script: Script, calls: Arc<Mutex<Vec<Call
         connections.spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (script, calls) = (script.clone(), calls.clone());
-                async move { Ok::<_, Infallible>(answer(request, &script, &calls).await) }
+                async move { Ok::<_, Infallible>(answer(request, &script, &calls, keeps_house).await) }
             });
             let _ = http2::Builder::new(TokioExecutor::new())
                 .max_header_list_size(1 << 20)
@@ -127,11 +157,12 @@ async fn answer(
     request: Request<Incoming>,
     script: &Script,
     calls: &Mutex<Vec<Call>>,
+    keeps_house: bool,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let call = Call { head, body };
-    if housekeeping(&call) {
+    if keeps_house && housekeeping(&call) {
         return give(ok(b"")).await;
     }
     let reply = script(&call);

@@ -258,6 +258,16 @@ impl TestRegistry {
         self.push_json(repo, tag, &index)
     }
 
+    /// Media type and bytes of a pushed manifest, by tag or digest, whatever becomes of this value.
+    pub(crate) fn reader(&self) -> impl Fn(&str, &str) -> Option<(String, Bytes)> + Send + use<> {
+        let shared = self.shared.clone();
+        move |repo, reference| {
+            let mut store = shared.store.lock().unwrap();
+            let found = store.repo(repo).manifest(reference)?;
+            Some((found.media_type.clone(), found.bytes.clone()))
+        }
+    }
+
     /// The descriptor of a pushed manifest, such as for `subject`.
     pub(crate) fn descriptor(&self, repo: &str, digest: Digest) -> Value {
         let mut store = self.shared.store.lock().unwrap();
