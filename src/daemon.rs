@@ -19,6 +19,7 @@ use crate::{
     config::{Config, PolicySource},
     evidence::{Ledger, Store},
     forward::{Runtime, Upstream},
+    inventory::{self, Inventory},
     local::Local,
     pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
     policy::{
@@ -69,15 +70,27 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let _ = judges.block_on(log.record(Record::new(Event::Drift, finding), ()));
     }
     let upstream = Upstream::new(Arc::new(config.runtime.endpoint.clone()));
+    let registry = Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config)));
+    let local = Local::new(store);
+    let ledger = Ledger::open(&state_directory);
     let pipeline = Pipeline::new(Parts {
-        policies,
-        registry: Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config))),
-        local: Local::new(store),
-        ledger: Ledger::open(&state_directory),
+        policies: policies.clone(),
+        registry: registry.clone(),
+        local: local.clone(),
+        ledger: ledger.clone(),
         runtime: Runtime::new(&upstream),
         sandbox: SandboxImage::new(config.runtime.sandbox_image),
         audit: log.clone(),
         threads: judges.handle().clone(),
+    });
+    let inventory = Inventory::new(inventory::Parts {
+        policies,
+        registry,
+        local,
+        ledger,
+        runtime: Runtime::new(&upstream),
+        audit: log.clone(),
+        pipeline: pipeline.clone(),
     });
     let methods = Arc::new(Methods::with(config.runtime.forward_methods));
 
@@ -96,9 +109,10 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         tracing::info!(runtime = %config.runtime.endpoint.display(), "listening on {listener}");
         let (socket, _file) = listener.accept()?;
         notify(sd_notify::NotifyState::Ready);
-        let providing = pipeline.clone();
-        judges.spawn(async move { providing.provide_sandbox_image().await });
+        let looking = judges.spawn(inventory.keep());
         accept::serve(socket, pipeline, upstream, methods, stopping).await;
+        // What it would put on record now would come after the end.
+        looking.abort();
         Ok(())
     });
     judges.block_on(async {

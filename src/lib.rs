@@ -20,6 +20,7 @@ pub mod forward;
 pub mod pipeline;
 pub mod local;
 pub mod learn;
+pub mod inventory;
 pub mod judgement;
 mod flight;
 

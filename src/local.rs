@@ -5,8 +5,8 @@
 //! nothing; they only say which policies it must satisfy.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::{
     decide::{self, Grounds},
     evidence::{Known, Store},
-    image::{ImageRef, Version},
+    image::{Digest, ImageRef, Version},
     judgement::{Findings, Judgement},
     named::ImageId,
     policy::{Caller, PolicySet},
@@ -23,6 +23,8 @@ use crate::{
 
 /// Most verdicts that are remembered. Beyond, all are derived anew.
 const MAX_VERDICTS: usize = 4096;
+/// Most images of which it is remembered that the runtime was asked. Beyond, it is asked again.
+const MAX_LOOKED_AT: usize = 16_384;
 
 /// What is to be judged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,18 @@ pub struct Question {
 pub struct Local {
     store: Store,
     verdicts: Arc<Mutex<HashMap<Question, Verdict>>>,
+    runtime: Arc<Mutex<InRuntime>>,
+}
+
+/// What is in the runtime beside that which the store knows. Several manifests can name one
+/// configuration, and one of them can be a checkpoint: containerd 2.1 to 2.3 would restore that
+/// when a container is created by the ID which both have, whatever the other one proves.
+#[derive(Debug, Default)]
+struct InRuntime {
+    /// The runtime was asked what it has under these IDs.
+    looked_at: BTreeSet<ImageId>,
+    /// IDs under which it has a checkpoint, and the digest of that.
+    checkpoints: BTreeMap<ImageId, Digest>,
 }
 
 /// A permission, and while what it holds: verdicts are a function of the policy set, the evidence
@@ -47,7 +61,7 @@ pub struct Local {
 /// Refusals are not remembered: evidence may come at any moment.
 #[derive(Clone, Debug)]
 struct Verdict {
-    policies: crate::image::Digest,
+    policies: Digest,
     from: Timestamp,
     until: Timestamp,
     judgement: Arc<Judgement>,
@@ -56,7 +70,7 @@ struct Verdict {
 impl Local {
     /// Judges from this store.
     pub fn new(store: Store) -> Self {
-        Self { store, verdicts: Arc::default() }
+        Self { store, verdicts: Arc::default(), runtime: Arc::default() }
     }
 
     /// What it judges from.
@@ -69,6 +83,49 @@ impl Local {
         !self.store.of_id(id).is_empty()
     }
 
+    /// Whether the runtime was asked what it has under this ID, since the start.
+    pub fn was_looked_at(&self, id: ImageId) -> bool {
+        self.in_runtime().looked_at.contains(&id)
+    }
+
+    /// Remembers that the runtime was asked what it has under these IDs.
+    pub fn looked_at(&self, ids: impl IntoIterator<Item = ImageId>) {
+        let looked_at = &mut self.in_runtime().looked_at;
+        if looked_at.len() >= MAX_LOOKED_AT {
+            looked_at.clear();
+        }
+        looked_at.extend(ids);
+    }
+
+    /// Marks IDs under which the runtime has a checkpoint: nothing is started by them.
+    pub fn mark(&self, ids: impl IntoIterator<Item = ImageId>, checkpoint: Digest) {
+        let ids: BTreeSet<_> = ids.into_iter().collect();
+        if ids.is_empty() {
+            return;
+        }
+        self.in_runtime().checkpoints.extend(ids.iter().map(|id| (*id, checkpoint)));
+        self.verdicts().retain(|question, _| !ids.contains(&question.id));
+    }
+
+    /// The digests of all checkpoints that IDs are marked for.
+    pub fn checkpoints(&self) -> BTreeSet<Digest> {
+        self.in_runtime().checkpoints.values().copied().collect()
+    }
+
+    /// Takes the marks for these checkpoints away: the runtime does not have them any more.
+    pub fn unmark(&self, gone: &BTreeSet<Digest>) {
+        self.in_runtime().checkpoints.retain(|_, digest| !gone.contains(digest));
+    }
+
+    // Nothing that runs under the locks can panic; a poisoned one holds a whole value.
+    fn in_runtime(&self) -> MutexGuard<'_, InRuntime> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verdicts(&self) -> MutexGuard<'_, HashMap<Question, Verdict>> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A permission that was derived before and holds now, at the price of one look-up.
     pub fn remembered(
         &self,
@@ -76,7 +133,7 @@ impl Local {
         question: &Question,
         now: Timestamp,
     ) -> Option<Arc<Judgement>> {
-        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdicts = self.verdicts();
         let verdict = verdicts.get(question)?;
         let holds =
             verdict.policies == policies.digest() && verdict.from <= now && now < verdict.until;
@@ -92,6 +149,9 @@ impl Local {
         name: &ImageRef,
         now: Timestamp,
     ) -> bool {
+        if self.in_runtime().checkpoints.contains_key(&id) {
+            return false;
+        }
         let Some(selected) = policies.covering_somewhere(name) else { return false };
         let known = self.store.of_id(id);
         known.iter().filter(|known| fits(known, name)).any(|known| {
@@ -107,10 +167,14 @@ impl Local {
         question: &Question,
         now: Timestamp,
     ) -> Arc<Judgement> {
-        let (judgement, (from, until)) = derive(&self.store, policies, question, now);
+        let (mut judgement, (from, until)) = derive(&self.store, policies, question, now);
+        // With the verdicts locked, so that a mark is seen here or takes the verdict away again.
+        let mut verdicts = self.verdicts();
+        if let Some(checkpoint) = self.in_runtime().checkpoints.get(&question.id) {
+            judgement.decision = Err(restorable(question, *checkpoint));
+        }
         let judgement = Arc::new(judgement);
         if judgement.decision.is_ok() {
-            let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
             if verdicts.len() >= MAX_VERDICTS {
                 verdicts.clear();
             }
@@ -195,6 +259,18 @@ fn fits(known: &Known, name: &ImageRef) -> bool {
             known.digest() == *digest
                 || known.child().is_some_and(|child| child.manifest.digest == *digest)
         }
+    }
+}
+
+fn restorable(question: &Question, checkpoint: Digest) -> Refusal {
+    let why = format!(
+        "the container runtime also has the checkpoint {checkpoint} under this image's ID, and \
+         might restore that instead: remove it from the runtime"
+    );
+    let refusal = Refusal::new(Code::ImageMalformed, why);
+    match question.names.first() {
+        Some(name) => refusal.about(name),
+        None => refusal.about(&question.id),
     }
 }
 

@@ -31,6 +31,7 @@ use crate::{
     resolve::{self, Registry},
 };
 
+pub(crate) use create::{is_among, repositories};
 pub use sandbox::{SandboxError, SandboxImage};
 
 /// Longest time that one judgement may take, all its questions to registries included.
@@ -157,7 +158,7 @@ impl Pipeline {
     /// Keeps what a registry said of an image that the runtime has now.
     async fn keep(&self, gathered: Option<Arc<Gathered>>, id: ImageId) {
         let Some(gathered) = gathered else { return };
-        let (runtime, store) = (self.0.runtime.clone(), self.0.local.store().clone());
+        let (runtime, local) = (self.0.runtime.clone(), self.0.local.clone());
         let keeping = self.0.threads.spawn(async move {
             let entry = |manifest| gathered.entry(manifest);
             let top = entry(gathered.manifest.clone());
@@ -171,7 +172,9 @@ impl Pipeline {
             };
             match learnt {
                 Ok(known) if known.iter().any(|known| known.id() == id) => {
-                    learn::keep(&store, known).await;
+                    learn::keep(local.store(), known).await;
+                    // Under its ID the runtime has what it pulled last.
+                    local.looked_at([id]);
                 }
                 Ok(_) => tracing::error!(
                     %id, digest = %gathered.manifest.digest,

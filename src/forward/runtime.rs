@@ -45,6 +45,13 @@ pub struct Runtime {
 #[error("the container runtime {0}")]
 pub struct RuntimeError(String);
 
+impl RuntimeError {
+    /// For those who do not wait any longer.
+    pub(crate) fn late() -> Self {
+        Self("does not answer".into())
+    }
+}
+
 /// An image as CRI shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeImage {

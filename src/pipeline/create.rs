@@ -103,16 +103,21 @@ impl Pipeline {
         let (stages, policies) = (self.0.clone(), policies.clone());
         let judging = self.0.threads.spawn(async move {
             let (local, id) = (stages.local.clone(), question.id);
-            let knows = tokio::task::spawn_blocking(move || local.knows(id)).await;
-            if !knows.is_ok_and(|knows| knows) {
-                let learning = learn::image(&stages.runtime, stages.local.store(), id);
-                match timeout(JUDGEMENT, learning).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => {
-                        tracing::warn!(%id, %error, "what an image is cannot be learnt")
-                    }
-                    Err(_) => {
-                        tracing::warn!(%id, "the container runtime does not tell what an image is")
+            let ready = tokio::task::spawn_blocking(move || local.knows(id));
+            let knows = ready.await.is_ok_and(|knows| knows);
+            if !knows || !stages.local.was_looked_at(id) {
+                let learning = learn::image(&stages.runtime, &stages.local, id);
+                let why = match timeout(JUDGEMENT, learning).await {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("the container runtime does not answer".to_owned()),
+                };
+                if let Some(why) = why {
+                    tracing::warn!(%id, %why, "what an image is cannot be learnt");
+                    // What is known here may be fine, and the runtime start something else.
+                    if knows {
+                        let refusal = Refusal::new(Code::Internal, why).about(&id);
+                        return Ok(Arc::new(Judgement::refused(refusal)));
                     }
                 }
             }
@@ -188,13 +193,13 @@ fn begins(id: ImageId, text: &str) -> bool {
 }
 
 /// Whether the runtime found the image by this name, and not by an ID that begins like it.
-pub(super) fn is_among(name: &ImageRef, names: &[String]) -> bool {
+pub(crate) fn is_among(name: &ImageRef, names: &[String]) -> bool {
     names.iter().any(|other| other.parse::<ImageRef>().is_ok_and(|other| other == *name))
 }
 
 /// The names of an image that was asked for by none: each of its repositories once, by digest
 /// where the runtime says one. Whoever names no repository must satisfy the policies of all.
-pub(super) fn repositories(names: &[String]) -> Vec<ImageRef> {
+pub(crate) fn repositories(names: &[String]) -> Vec<ImageRef> {
     let mut found: Vec<ImageRef> = Vec::new();
     let mut all: Vec<ImageRef> = names.iter().filter_map(|name| name.parse().ok()).collect();
     all.sort_by_key(|name| matches!(name.version, Version::Tag(_)));

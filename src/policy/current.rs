@@ -1,6 +1,8 @@
 //! The set in force, swapped as a whole.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::refusal::{Code, Refusal};
 
@@ -9,8 +11,12 @@ use super::PolicySet;
 /// The policy set in force. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Current {
-    state: Arc<RwLock<State>>,
+    state: Arc<watch::Sender<State>>,
 }
+
+/// Tells when another set comes into force.
+#[derive(Debug)]
+pub struct Changes(watch::Receiver<State>);
 
 #[derive(Debug)]
 enum State {
@@ -28,8 +34,7 @@ impl Default for State {
 impl Current {
     /// The set in force, or `policy_unavailable` while none was ever loaded.
     pub fn snapshot(&self) -> Result<Arc<PolicySet>, Refusal> {
-        // Nothing that runs under the lock can panic; a poisoned one holds a whole value.
-        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.state.borrow() {
             State::InForce(set) => Ok(set.clone()),
             State::Unavailable(why) => Err(Refusal::new(
                 Code::PolicyUnavailable,
@@ -43,15 +48,31 @@ impl Current {
 
     /// Puts a set in force, in place of any other.
     pub fn replace(&self, set: Arc<PolicySet>) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::InForce(set);
+        self.state.send_replace(State::InForce(set));
     }
 
     /// Says why there is no set. One that is in force stays there.
     pub fn explain(&self, why: impl Into<String>) {
-        let why = why.into();
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if let State::Unavailable(reason) = &mut *state {
-            *reason = why;
+        self.state.send_if_modified(|state| {
+            if let State::Unavailable(reason) = state {
+                *reason = why.into();
+            }
+            false
+        });
+    }
+
+    /// The sets that come into force from now on.
+    pub fn changes(&self) -> Changes {
+        Changes(self.state.subscribe())
+    }
+}
+
+impl Changes {
+    /// Waits for another set than the one that was in force when this was last asked. Never ends
+    /// once nobody can put one in force any more.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -100,5 +121,20 @@ mod tests {
         current.replace(second.clone());
         assert_eq!(snapshot.digest(), first.digest());
         assert_eq!(current.snapshot().unwrap().digest(), second.digest());
+    }
+
+    #[tokio::test]
+    async fn each_set_in_force_is_told_and_an_explanation_is_none() {
+        let current = Current::default();
+        let mut changes = current.changes();
+        let told = async |changes: &mut Changes| {
+            tokio::time::timeout(std::time::Duration::ZERO, changes.next()).await.is_ok()
+        };
+        current.explain("why");
+        assert!(!told(&mut changes).await);
+        current.replace(set("first"));
+        assert!(told(&mut changes).await && !told(&mut changes).await);
+        drop(current);
+        assert!(!told(&mut changes).await);
     }
 }

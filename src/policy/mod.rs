@@ -15,7 +15,7 @@ pub mod source;
 mod watch;
 mod yaml;
 
-pub use current::Current;
+pub use current::{Changes, Current};
 pub use model::{
     Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,
     Revoked,

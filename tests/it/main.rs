@@ -8,6 +8,7 @@ mod cli;
 mod pin;
 mod relay;
 mod storm;
+mod inventory;
 mod judged;
 mod packs;
 mod pipes;
