@@ -27,6 +27,7 @@ use crate::{
         source::{self, Watcher},
     },
     resolve::{HostsDirectories, Registry},
+    status::{self, Board, Desk, Places},
 };
 
 /// How long the runtime may take to tell its sandbox image before the gate opens without.
@@ -53,22 +54,33 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     let state_directory = config.state.directory;
+    let PolicySource::Directory(policy_directory) = &config.policy.source;
+    let places = Places {
+        socket: config.listen.socket.clone(),
+        endpoint: config.runtime.endpoint.clone(),
+        source: policy_directory.display().to_string(),
+        audit_file: config.audit.file.clone(),
+    };
     let audit_config =
         audit::Config { file: config.audit.file, state_directory: state_directory.clone(), node };
+    let board = Board::default();
     // What was found wrong with the log stands in its `start` record, and was logged.
-    let (log, _) = Log::open(audit_config)?;
+    let (log, opened) = Log::open_observed(audit_config, vec![Arc::new(board.clone())])?;
+    if let Some(refusal) = &opened.unavailable {
+        board.audit_unavailable(refusal);
+    }
     let policies = policy::Current::default();
     let watcher = {
         let _runtime = judges.enter();
-        let PolicySource::Directory(directory) = &config.policy.source;
-        keep_policies(directory, policies.clone(), log.clone())
+        keep_policies(policy_directory, policies.clone(), log.clone(), board.clone())
     };
     let (store, findings) = Store::open(&state_directory);
-    for finding in findings {
+    for finding in &findings {
         tracing::error!("{finding}");
         // The log says itself when it cannot be written.
         let _ = judges.block_on(log.record(Record::new(Event::Drift, finding), ()));
     }
+    board.evidence(findings);
     let upstream = Upstream::new(Arc::new(config.runtime.endpoint.clone()));
     let registry = Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config)));
     let local = Local::new(store);
@@ -84,7 +96,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         threads: judges.handle().clone(),
     });
     let inventory = Inventory::new(inventory::Parts {
-        policies,
+        policies: policies.clone(),
         registry,
         local,
         ledger,
@@ -93,6 +105,14 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         pipeline: pipeline.clone(),
     });
     let methods = Arc::new(Methods::with(config.runtime.forward_methods));
+    let desk = Desk::new(status::Parts {
+        board,
+        policies,
+        pipeline: pipeline.clone(),
+        inventory: inventory.summary(),
+        places,
+        threads: judges.handle().clone(),
+    });
 
     if !config.runtime.endpoint.exists() {
         tracing::warn!(
@@ -110,7 +130,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let (socket, _file) = listener.accept()?;
         notify(sd_notify::NotifyState::Ready);
         let looking = judges.spawn(inventory.keep());
-        accept::serve(socket, pipeline, upstream, methods, stopping).await;
+        accept::serve(socket, pipeline, upstream, methods, desk, stopping).await;
         // What it would put on record now would come after the end.
         looking.abort();
         Ok(())
@@ -150,10 +170,14 @@ async fn sandbox_image_is_known(pipeline: &Pipeline) -> Result<(), DaemonError> 
 }
 
 /// Loads the policies, keeps them in force while they change, and puts each change on record.
-fn keep_policies(directory: &Path, current: policy::Current, log: Log) -> Watcher {
+fn keep_policies(directory: &Path, current: policy::Current, log: Log, board: Board) -> Watcher {
     let threads = Handle::current();
     let in_force = current.clone();
     source::watch(directory, current, move |event| {
+        board.policies(match &event {
+            source::Event::Rejected(problems) => Some(problems.to_string()),
+            source::Event::Loaded(_) | source::Event::Unchanged(_) => None,
+        });
         let record = match &event {
             source::Event::Loaded(set) => {
                 let count = set.policies().len();

@@ -35,4 +35,6 @@ mod json;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod preflight;
+pub mod status;
 mod telemetry;

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 
 use crate::{
     decide::{self, Grounds},
-    evidence::{Known, Store},
-    image::{Digest, ImageRef, Version},
+    evidence::{Evidence, Known, Store},
+    image::{Digest, ImageRef, Repository, Version},
     judgement::{Findings, Judgement},
     named::ImageId,
     policy::{Caller, PolicySet},
@@ -167,7 +167,9 @@ impl Local {
         question: &Question,
         now: Timestamp,
     ) -> Arc<Judgement> {
-        let (mut judgement, (from, until)) = derive(&self.store, policies, question, now);
+        let known = self.store.of_id(question.id);
+        let (mut judgement, (from, until)) =
+            judge_known(&known, |known, _| known.evidence(), policies, question, now);
         // With the verdicts locked, so that a mark is seen here or takes the verdict away again.
         let mut verdicts = self.verdicts();
         if let Some(checkpoint) = self.in_runtime().checkpoints.get(&question.id) {
@@ -186,19 +188,21 @@ impl Local {
     }
 }
 
-/// The judgement, and the time around `now` in which it holds.
-fn derive(
-    store: &Store,
+/// The judgement of an image by what is known of it, with the evidence about each manifest under
+/// the name of a repository, and the time around `now` in which it holds. A function of its
+/// arguments.
+pub fn judge_known(
+    known: &[Known],
+    evidence: impl Fn(&Known, &Repository) -> Evidence,
     policies: &PolicySet,
     question: &Question,
     now: Timestamp,
 ) -> (Judgement, (Timestamp, Timestamp)) {
     let mut findings = Findings { id: Some(question.id), ..Findings::under(policies) };
     let mut window = (Timestamp::MIN, Timestamp::MAX);
-    let known = store.of_id(question.id);
     let mut decision = Err(nameless(question.id));
     for name in &question.names {
-        let judged = judge_name(&known, policies, question, name, now, &mut findings);
+        let judged = judge_name(known, &evidence, policies, question, name, now, &mut findings);
         let (permit, (from, until)) = match judged {
             Ok(judged) => judged,
             Err(refusal) => {
@@ -222,6 +226,7 @@ type Permitted = (decide::Permit, (Timestamp, Timestamp));
 /// same contents of layers: one of them that is proven is enough.
 fn judge_name(
     known: &[Known],
+    evidence: &impl Fn(&Known, &Repository) -> Evidence,
     policies: &PolicySet,
     question: &Question,
     name: &ImageRef,
@@ -235,7 +240,8 @@ fn judge_name(
     for known in known.iter().filter(|known| fits(known, name)) {
         let image = known.resolved(&name.repository);
         findings.image.get_or_insert_with(|| image.image.clone());
-        let (decision, reports) = decide::decide(&selected, &image, &known.evidence(), caller, now);
+        let evidence = evidence(known, &name.repository);
+        let (decision, reports) = decide::decide(&selected, &image, &evidence, caller, now);
         match decision {
             Ok(permit) => {
                 findings.image = Some(permit.image().clone());
@@ -252,7 +258,7 @@ fn judge_name(
 }
 
 /// Whether what is known can be what the name means: a digest means exactly its own bytes.
-fn fits(known: &Known, name: &ImageRef) -> bool {
+pub(crate) fn fits(known: &Known, name: &ImageRef) -> bool {
     match &name.version {
         Version::Tag(_) => true,
         Version::Digest(digest) => {
@@ -262,7 +268,8 @@ fn fits(known: &Known, name: &ImageRef) -> bool {
     }
 }
 
-fn restorable(question: &Question, checkpoint: Digest) -> Refusal {
+/// The refusal of an ID by which the runtime might restore a checkpoint.
+pub(crate) fn restorable(question: &Question, checkpoint: Digest) -> Refusal {
     let why = format!(
         "the container runtime also has the checkpoint {checkpoint} under this image's ID, and \
          might restore that instead: remove it from the runtime"

@@ -35,7 +35,7 @@ pub(crate) use create::{is_among, repositories};
 pub use sandbox::{SandboxError, SandboxImage};
 
 /// Longest time that one judgement may take, all its questions to registries included.
-const JUDGEMENT: Duration = Duration::from_secs(60);
+pub(crate) const JUDGEMENT: Duration = Duration::from_secs(60);
 /// Judgements under way at once, each with up to 20 MiB of what a registry sent. Others wait.
 const JUDGEMENTS: usize = 64;
 

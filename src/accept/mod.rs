@@ -6,5 +6,5 @@ mod route;
 mod serve;
 
 pub use listener::{ListenError, Listener, SocketFile};
-pub use route::{Methods, Route};
+pub use route::{Judged, Methods, Own, Route};
 pub use serve::serve;

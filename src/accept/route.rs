@@ -1,6 +1,8 @@
 //! Which call goes where. The runtime's socket serves more than CRI, and each other way to pull
 //! or start an image is a way round the gate: so what is forwarded is a list.
 
+use crate::forward::NODE_STATUS;
+
 /// Methods of `runtime.v1.RuntimeService` that pass unjudged, as of cri-api 0.38. `RestorePod` is
 /// not among them: it starts containers from a file that nobody judged.
 const RUNTIME: &[&str] = &[
@@ -49,6 +51,8 @@ pub enum Route {
     Judge(Judged),
     /// As opaque frames to the runtime.
     Relay,
+    /// To Portcullis itself.
+    Own(Own),
     /// Not at all.
     Refuse,
 }
@@ -64,6 +68,13 @@ pub enum Judged {
     ImageStatus,
     /// `RunPodSandbox`.
     RunPodSandbox,
+}
+
+/// The calls that Portcullis answers by itself, to whoever may call CRI on its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// How the gate stands: `portcullis status`.
+    Status,
 }
 
 impl Judged {
@@ -104,6 +115,7 @@ impl Methods {
                 "RunPodSandbox" => return Route::Judge(Judged::RunPodSandbox),
                 _ => RUNTIME.contains(&method),
             },
+            _ if path == NODE_STATUS => return Route::Own(Own::Status),
             _ => false,
         };
         if known || self.forwarded.iter().any(|method| method == path) {
@@ -152,6 +164,15 @@ mod tests {
             "",
         ] {
             assert_eq!(table.route(path), Route::Refuse, "{path}");
+        }
+    }
+
+    #[test]
+    fn portcullis_answers_for_itself() {
+        let own = Route::Own(Own::Status);
+        assert_eq!(Methods::default().route("/portcullis.v1alpha1.Node/Status"), own);
+        for path in ["/portcullis.v1alpha1.Node/status", "/portcullis.v1alpha1.Node/Status?x"] {
+            assert_eq!(Methods::default().route(path), Route::Refuse, "{path}");
         }
     }
 

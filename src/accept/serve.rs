@@ -18,11 +18,12 @@ use crate::{
     forward::{self, Answer, MAX_HEADERS, Upstream},
     pipeline::Pipeline,
     refusal::{Code, Refusal},
+    status,
 };
 
 use super::{
     deadline,
-    route::{Judged, Methods, Route},
+    route::{Judged, Methods, Own, Route},
 };
 
 /// Calls in flight on one connection. kubelet holds one for each exec probe that runs.
@@ -42,6 +43,7 @@ pub async fn serve(
     pipeline: Pipeline,
     upstream: Upstream,
     methods: Arc<Methods>,
+    desk: status::Desk,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -51,7 +53,13 @@ pub async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let client = Client { pipeline: pipeline.clone(), upstream: upstream.another(), methods: methods.clone() };
+                    let client = Client {
+                        pipeline: pipeline.clone(),
+                        upstream: upstream.another(),
+                        methods: methods.clone(),
+                        peer: peer(&stream, &desk),
+                        desk: desk.clone(),
+                    };
                     connections.spawn(client.converse(stream, stopping.clone()));
                 }
                 Err(error) => {
@@ -84,6 +92,13 @@ struct Client {
     pipeline: Pipeline,
     upstream: Upstream,
     methods: Arc<Methods>,
+    desk: status::Desk,
+    /// The process on the other side, where it is worth a note.
+    peer: Option<Arc<status::Client>>,
+}
+
+fn peer(stream: &UnixStream, desk: &status::Desk) -> Option<Arc<status::Client>> {
+    desk.board().connected(stream.peer_cred().ok()?.pid())
 }
 
 impl Client {
@@ -120,8 +135,12 @@ impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         // With the query, which no method has: the runtime is told all of it.
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        if let Some(peer) = &self.peer {
+            peer.calls();
+        }
         match self.methods.route(path) {
             Route::Relay => forward::relay(&self.upstream, request).await,
+            Route::Own(Own::Status) => forward::json(&self.desk.report().await),
             Route::Refuse => forward::unimplemented(path),
             Route::Judge(judged) => {
                 let limit = deadline::of(request.headers());

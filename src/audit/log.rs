@@ -65,6 +65,18 @@ pub struct Opened {
 pub struct Log {
     queue: mpsc::SyncSender<Request>,
     wait: Duration,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+/// Hears of every record, once it is on disk and before its decision goes anywhere. It is called
+/// on the thread that writes, which everybody waits for.
+pub trait Observer: Send + Sync + std::fmt::Debug {
+    /// The record is on disk, as line `seq`.
+    fn recorded(&self, record: &Record, seq: u64);
+
+    /// The record is not on disk, and what waited for it was refused. A disk that hangs may still
+    /// take it later; that is told then.
+    fn unrecorded(&self, record: &Record, refusal: &Refusal);
 }
 
 impl Log {
@@ -74,18 +86,37 @@ impl Log {
     /// are reported, on record, and the chain goes on. A disk that is full or fails is none
     /// either, since calls that need no judgement must pass: see [`Opened::unavailable`].
     pub fn open(config: Config) -> Result<(Self, Opened), LogError> {
-        Self::open_on(config, Box::new(RealDisk), MAX_WAIT)
+        Self::open_observed(config, Vec::new())
     }
 
+    /// The same, with observers of every record from the `start` record on.
+    pub fn open_observed(
+        config: Config,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Result<(Self, Opened), LogError> {
+        Self::begin(config, Box::new(RealDisk), MAX_WAIT, observers)
+    }
+
+    #[cfg(test)]
     pub(super) fn open_on(
         config: Config,
         disk: Box<dyn Disk>,
         wait: Duration,
     ) -> Result<(Self, Opened), LogError> {
+        Self::begin(config, disk, wait, Vec::new())
+    }
+
+    fn begin(
+        config: Config,
+        disk: Box<dyn Disk>,
+        wait: Duration,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Result<(Self, Opened), LogError> {
         let start = concat!("Portcullis ", env!("CARGO_PKG_VERSION"), " started");
         let node = cut(&config.node, MAX_NODE);
         let start = Record::new(Event::Start, start);
-        let mut writer = Writer::new(config.file, config.state_directory, node, start, disk);
+        let (file, state_directory) = (config.file, config.state_directory);
+        let mut writer = Writer::new(file, state_directory, node, start, disk, observers.clone());
         let unavailable = match writer.commit(&[]) {
             Ok(()) => {
                 writer.keep_head();
@@ -105,7 +136,7 @@ impl Log {
             .name("audit".to_owned())
             .spawn(move || writer.run(&requests))
             .map_err(LogError::Thread)?;
-        Ok((Self { queue, wait }, opened))
+        Ok((Self { queue, wait, observers }, opened))
     }
 
     /// Writes and syncs one line. The decision comes back only when it is on disk.
@@ -117,7 +148,7 @@ impl Log {
         let (answer, answered) = oneshot::channel();
         let refuse = |why: &str| {
             let refusal = unavailable(&why);
-            unwritten(&record, &refusal);
+            unwritten(&record, &refusal, &self.observers);
             Err(refusal)
         };
         match self.queue.try_send(Request::Record(Arc::clone(&record), answer)) {

@@ -21,5 +21,5 @@ mod tests;
 
 pub use file::LogError;
 pub use line::{MAX_LINE, Position};
-pub use log::{Config, Log, Opened, Recorded};
+pub use log::{Config, Log, Observer, Opened, Recorded};
 pub use record::{Event, Outcome, Pod, PolicySetId, Record, RequestedImage};

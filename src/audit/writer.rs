@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::refusal::{Code, Refusal};
 
 use super::{
-    Event, LogError, Position, Record,
+    Event, LogError, Observer, Position, Record,
     end::{self, Opening},
     file,
     head::Head,
@@ -73,6 +73,7 @@ pub(super) struct Writer {
     opening: Opening,
     findings: Vec<String>,
     buffer: Vec<u8>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 /// The log file, open, locked, and whole up to `length`.
@@ -92,6 +93,7 @@ impl Writer {
         node: String,
         start: Record,
         disk: Box<dyn Disk>,
+        observers: Vec<Arc<dyn Observer>>,
     ) -> Self {
         Self {
             path,
@@ -105,6 +107,7 @@ impl Writer {
             opening: Opening::Start,
             findings: Vec::new(),
             buffer: Vec::new(),
+            observers,
         }
     }
 
@@ -140,7 +143,7 @@ impl Writer {
             let outcome = self.commit(&records).map_err(|error| {
                 let refusal = unavailable(&error);
                 for record in &records {
-                    unwritten(record, &refusal);
+                    unwritten(record, &refusal, &self.observers);
                 }
                 refusal
             });
@@ -162,6 +165,7 @@ impl Writer {
     /// Writes and syncs these records, all or none.
     pub(super) fn commit(&mut self, records: &[Arc<Record>]) -> Result<(), LogError> {
         let mut position = self.ready()?;
+        let before = position.seq;
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BUFFER);
         for record in self.pending.iter().chain(records.iter().map(|record| &**record)) {
@@ -174,6 +178,10 @@ impl Writer {
         }
         self.append().map_err(LogError::io("write", &self.path))?;
         self.position = Some(position);
+        let written = self.pending.iter().chain(records.iter().map(|record| &**record));
+        for (seq, record) in (before + 1..).zip(written) {
+            self.observers.iter().for_each(|observer| observer.recorded(record, seq));
+        }
         self.pending.clear();
         Ok(())
     }
@@ -321,6 +329,7 @@ pub(super) fn unavailable(why: &dyn std::fmt::Display) -> Refusal {
 }
 
 /// What the audit log does not take must not be lost.
-pub(super) fn unwritten(record: &Record, refusal: &Refusal) {
+pub(super) fn unwritten(record: &Record, refusal: &Refusal, observers: &[Arc<dyn Observer>]) {
+    observers.iter().for_each(|observer| observer.unrecorded(record, refusal));
     tracing::error!(record = line::describe(record), "not in the audit log: {refusal}");
 }

@@ -67,6 +67,26 @@ pub(super) enum Command {
         portcullis explain --policy ./policies --namespace shop registry.example.com/prod/app:v1 -o json\n\n\
         Exit codes: 0 accepted, 1 refused, 2 could not judge")]
     Explain(Question),
+    /// Show how the daemon on this node stands, and whether kubelet talks to it
+    #[command(after_help = "Examples:\n  portcullis status\n  portcullis status -o json\n\n\
+        Exit codes: 0 enforcing, 1 no policy is in force or the audit log takes nothing,\n\
+        2 the daemon does not answer")]
+    Status {
+        /// Configuration of the daemon
+        #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what policies would refuse of the images and running containers of this node
+    ///
+    /// Asks the container runtime what it has, and registries for signatures that are not known on
+    /// this node; with or without a daemon beside it. Changes nothing. Containers are judged as if
+    /// they were created now, except that annotations which break a policy's glass are not seen.
+    #[command(after_help = "Examples:\n  portcullis preflight --policy ./policies\n  \
+        portcullis preflight --policy ./policies --auth-file pull-secret.json -o json\n  \
+        portcullis preflight --offline   (the policies of the configuration, as if no registry answered)\n\n\
+        Exit codes: 0 nothing would be refused, 1 something would be,\n\
+        2 could not judge everything, and nothing else would be refused, 78 configuration or policy")]
+    Preflight(Candidate),
     /// Verify or follow the audit log
     #[command(
         subcommand,
@@ -105,6 +125,23 @@ pub(super) struct Question {
     pub(super) registry_config: Option<String>,
     /// Credentials in the form of Docker's config.json [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json, if there]
     #[arg(long, value_name = "FILE")]
+    pub(super) auth_file: Option<PathBuf>,
+}
+
+/// What `preflight` asks.
+#[derive(Args, Debug)]
+pub(super) struct Candidate {
+    /// Directory or file of policies [default: the policy source of the configuration]
+    #[arg(long, value_name = "PATH")]
+    pub(super) policy: Option<PathBuf>,
+    /// Ask no registry: judge by the evidence on this node alone
+    #[arg(long)]
+    pub(super) offline: bool,
+    /// Configuration of the daemon, for its runtime, registry_config and state directory
+    #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Credentials in the form of Docker's config.json [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json, if there]
+    #[arg(long, value_name = "FILE", conflicts_with = "offline")]
     pub(super) auth_file: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! Credentials for `verify` and `explain`, from a file in the form of Docker's `config.json`.
+//! Credentials for `verify`, `explain` and `preflight`, from a file in the form of Docker's `config.json`.
 
 use std::{
     collections::BTreeMap,
@@ -33,26 +33,37 @@ struct Entry {
     registrytoken: String,
 }
 
-/// The credentials for a repository's registry: from the file that is named, or from Docker's
-/// usual place, where the file may be absent.
-pub(super) fn credentials(
-    named: Option<&Path>,
-    repository: &Repository,
-) -> Result<Credentials, String> {
-    let (path, must_exist) = match named {
-        Some(path) => (path.to_owned(), true),
-        None => match usual() {
-            Some(path) => (path, false),
-            None => return Ok(Credentials::Anonymous),
-        },
-    };
-    let mut text = String::new();
-    match fs::File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
-        Ok(_) => find(&text, repository).map_err(|why| format!("{}: {why}", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {
-            Ok(Credentials::Anonymous)
+/// Credentials for registries: from the file that is named, or from Docker's usual place, where
+/// the file may be absent.
+pub(super) struct AuthFile(Option<(PathBuf, File)>);
+
+impl AuthFile {
+    /// Reads it.
+    pub(super) fn load(named: Option<&Path>) -> Result<Self, String> {
+        let (path, must_exist) = match named {
+            Some(path) => (path.to_owned(), true),
+            None => match usual() {
+                Some(path) => (path, false),
+                None => return Ok(Self(None)),
+            },
+        };
+        let mut text = String::new();
+        match fs::File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
+            Ok(_) => match parse(&text) {
+                Ok(file) => Ok(Self(Some((path, file)))),
+                Err(why) => Err(format!("{}: {why}", path.display())),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {
+                Ok(Self(None))
+            }
+            Err(error) => Err(format!("{}: cannot be read: {error}", path.display())),
         }
-        Err(error) => Err(format!("{}: cannot be read: {error}", path.display())),
+    }
+
+    /// The credentials for a repository's registry.
+    pub(super) fn credentials(&self, repository: &Repository) -> Result<Credentials, String> {
+        let Some((path, file)) = &self.0 else { return Ok(Credentials::Anonymous) };
+        find(file, repository).map_err(|why| format!("{}: {why}", path.display()))
     }
 }
 
@@ -63,11 +74,14 @@ fn usual() -> Option<PathBuf> {
         .map(|directory| directory.join("config.json"))
 }
 
-fn find(text: &str, repository: &Repository) -> Result<Credentials, String> {
+fn parse(text: &str) -> Result<File, String> {
     // serde_json quotes the text around an error; that may be a password.
-    let file: File = serde_json::from_str(text).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         format!("not Docker's config.json: line {}, column {}", error.line(), error.column())
-    })?;
+    })
+}
+
+fn find(file: &File, repository: &Repository) -> Result<Credentials, String> {
     let names: &[&str] = match repository.registry() {
         "docker.io" => &["https://index.docker.io/v1/", "index.docker.io", "docker.io"],
         other => &[other],
@@ -102,7 +116,7 @@ mod tests {
     use super::*;
 
     fn look(text: &str, repository: &str) -> Result<Credentials, String> {
-        find(text, &repository.parse().unwrap())
+        find(&parse(text)?, &repository.parse().unwrap())
     }
 
     #[test]

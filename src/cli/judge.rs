@@ -24,7 +24,7 @@ use crate::{
     verify::PublicKey,
 };
 
-use super::{Exit, arguments::Question, auth_file};
+use super::{Exit, arguments::Question, auth_file::AuthFile};
 
 /// Largest key file, in bytes.
 const MAX_KEY: u64 = 64 << 10;
@@ -97,9 +97,13 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
     {
         return Err(fail(Exit::Usage)(format!("--registry-config: {missing} is no directory")));
     }
-    let config = config(question).map_err(fail(Exit::Config))?;
+    let answered = question.policy.is_some() || question.key.is_some();
+    let remedy = if answered { "" } else { "; or name --policy or --key" };
+    let config = config(&question.config, answered)
+        .map_err(|error| fail(Exit::Config)(format!("{error}{remedy}")))?;
     let policies = Arc::new(policies(question, &config).map_err(fail(Exit::Config))?);
-    let credentials = auth_file::credentials(question.auth_file.as_deref(), &image.repository)
+    let credentials = AuthFile::load(question.auth_file.as_deref())
+        .and_then(|file| file.credentials(&image.repository))
         .map_err(fail(Exit::Config))?;
     let wanted = Wanted {
         image: image.clone(),
@@ -121,20 +125,14 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
 }
 
 /// The daemon's configuration. One that was not named may be absent when nothing in it is needed.
-fn config(question: &Question) -> Result<Config, String> {
-    let answered = question.policy.is_some() || question.key.is_some();
-    if answered
-        && question.config == Path::new(super::arguments::CONFIG)
-        && !question.config.exists()
-    {
+pub(super) fn config(path: &Path, is_answered: bool) -> Result<Config, String> {
+    if is_answered && path == Path::new(super::arguments::CONFIG) && !path.exists() {
         return Ok(Config::default());
     }
-    let remedy = if answered { "" } else { "; or name --policy or --key" };
-    Config::load(&question.config).map_err(|error| format!("{error}{remedy}"))
+    Config::load(path).map_err(|error| error.to_string())
 }
 
 fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
-    let now = Timestamp::now();
     if let Some(path) = &question.key {
         let mut pem = String::new();
         let read =
@@ -142,10 +140,16 @@ fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
         read.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
         let key =
             PublicKey::from_pem(&pem).map_err(|error| format!("{}: {error}", path.display()))?;
-        return Ok(PolicySet::of_key(key, now));
+        return Ok(PolicySet::of_key(key, Timestamp::now()));
     }
+    load(question.policy.as_deref(), config)
+}
+
+/// The policies that were named, or those of the daemon.
+pub(super) fn load(named: Option<&Path>, config: &Config) -> Result<PolicySet, String> {
+    let now = Timestamp::now();
     let PolicySource::Directory(source) = &config.policy.source;
-    let path = question.policy.as_deref().unwrap_or(source);
+    let path = named.unwrap_or(source);
     let set = if path.is_dir() { source::load(path, now) } else { source::load_file(path, now) };
     set.map_err(|problems| problems.to_string())
 }

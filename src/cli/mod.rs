@@ -7,7 +7,9 @@ mod check;
 mod evidence;
 mod explain;
 mod judge;
+mod preflight;
 mod run;
+mod status;
 mod style;
 mod verify;
 
@@ -62,6 +64,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check { paths } => check::run(&paths, json, out),
         Command::Verify(question) => verify::run(&question, json, style, out),
         Command::Explain(question) => explain::run(&question, json, style, out),
+        Command::Status { config } => status::run(&config, json, style, out),
+        Command::Preflight(candidate) => preflight::run(&candidate, json, style, out),
         Command::Audit(AuditCommand::Verify { files, state }) => {
             audit::verify(&files, state.as_deref(), json, style, out)
         }

@@ -83,7 +83,7 @@ impl Store {
     /// The store of a daemon that may be running, for a command that only reads: nothing is made
     /// or removed.
     pub fn beside(state_directory: &Path) -> Self {
-        Self::over(Files::new(state_directory.join("evidence")))
+        Self::over(Files::read_only(state_directory.join("evidence")))
     }
 
     fn over(files: Files) -> Self {

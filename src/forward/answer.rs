@@ -5,12 +5,17 @@
 //! from the message for the code `UNKNOWN` alone. So both matter: any other code would bury the
 //! reason under "rpc error: code = …".
 
-use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
 use tonic::Status;
 
-use crate::refusal::{Code, Refusal};
+use crate::{
+    decode::frame,
+    refusal::{Code, Refusal},
+};
 
 use super::{Body, Unreachable};
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What goes back to the client.
 pub type Answer = Response<Body>;
@@ -82,12 +87,22 @@ pub(super) fn failed(status: Status) -> Answer {
     answer(status)
 }
 
+/// Portcullis' own answer to Portcullis' own call: JSON in the place of the message.
+pub fn json(text: &[u8]) -> Answer {
+    let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]);
+    let body = Body::Whole { data: Some(frame(text).into()), trailers: Some(trailers) };
+    let mut response = Response::new(body);
+    let content_type = HeaderValue::from_static("application/grpc+json");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
 fn answer(status: Status) -> Answer {
     let mut response = Response::new(Body::default());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if status.add_header(response.headers_mut()).is_err() {
         // The message is percent-encoded, so this cannot happen; a bare code still refuses.
-        response.headers_mut().insert("grpc-status", HeaderValue::from_static("2"));
+        response.headers_mut().insert(STATUS, HeaderValue::from_static("2"));
     }
     response
 }

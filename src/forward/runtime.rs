@@ -25,6 +25,7 @@ const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 const LIST_IMAGES: &str = "/runtime.v1.ImageService/ListImages";
 const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const STATUS: &str = "/runtime.v1.RuntimeService/Status";
+const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 const GET: &str = "/containerd.services.images.v1.Images/Get";
 const LIST: &str = "/containerd.services.images.v1.Images/List";
 const READ: &str = "/containerd.services.content.v1.Content/Read";
@@ -114,6 +115,14 @@ impl Runtime {
     /// The connection, for judged calls of our own.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// Its name and version, as in `containerd 2.1.9`.
+    pub async fn version(&self) -> Result<String, RuntimeError> {
+        let answer: cri::VersionResponse =
+            self.ask(VERSION, &cri::VersionRequest {}).await.map_err(failed)?;
+        let said = format!("{} {}", answer.runtime_name, answer.runtime_version);
+        Ok(shorten(said.trim()))
     }
 
     /// The image that the runtime finds by a name or an ID, whole or short.

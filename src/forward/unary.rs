@@ -60,18 +60,22 @@ async fn ask(
     message: &impl Message,
     limit: usize,
 ) -> Result<Whole, Status> {
-    let request = Request::post(format!("http://localhost{path}"))
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
-        .header(TE, HeaderValue::from_static("trailers"))
-        .header(USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
-        .header(NAMESPACE.0, NAMESPACE.1)
-        .body(Body::whole(frame(&message.encode_to_vec())))
-        .expect("constant paths and headers make a request");
+    let request = request(path, &message.encode_to_vec());
     let response =
         upstream.call(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
     let response = within(response, limit).await?;
     response.status()?;
     Ok(response)
+}
+
+pub(super) fn request(path: &'static str, message: &[u8]) -> Request<Body> {
+    Request::post(format!("http://localhost{path}"))
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
+        .header(TE, HeaderValue::from_static("trailers"))
+        .header(USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
+        .header(NAMESPACE.0, NAMESPACE.1)
+        .body(Body::whole(frame(message)))
+        .expect("constant paths and headers make a request")
 }
 
 /// A whole answer of the runtime, held until it may leave.
@@ -133,7 +137,7 @@ pub(super) async fn collect(response: Response<Incoming>) -> Result<Whole, Statu
     within(response, MAX_MESSAGE).await
 }
 
-async fn within(response: Response<Incoming>, limit: usize) -> Result<Whole, Status> {
+pub(super) async fn within(response: Response<Incoming>, limit: usize) -> Result<Whole, Status> {
     let (head, body) = response.into_parts();
     let body: Collected<Bytes> = Limited::new(body, PREFIX + limit)
         .collect()

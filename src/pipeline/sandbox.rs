@@ -126,6 +126,16 @@ impl Pipeline {
         self.0.sandbox.name(&self.0.runtime).await
     }
 
+    /// Whether pods can start from the sandbox image as it is on this node now. Pulls nothing.
+    pub async fn sandbox_standing(&self, name: &ImageRef) -> Result<(), Refusal> {
+        self.judge_sandbox_here(name).await?.decision.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+
+    /// The runtime's name and version.
+    pub async fn runtime_version(&self) -> Result<String, RuntimeError> {
+        self.0.runtime.version().await
+    }
+
     /// Has the sandbox image on this node and proven, as far as that can be done now. For the
     /// start and for every look at the node; pods do the same when they need it.
     pub async fn provide_sandbox_image(&self) -> Result<(), SandboxError> {

@@ -102,12 +102,14 @@ fn every_flag_is_in_the_help() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 13] = [
         &[],
         &["run"],
         &["check"],
         &["verify"],
         &["explain"],
+        &["status"],
+        &["preflight"],
         &["audit"],
         &["audit", "verify"],
         &["audit", "tail"],

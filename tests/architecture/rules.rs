@@ -86,6 +86,7 @@ const BANS: &[Ban] = &[
             "forward/body.rs",
             "forward/unary.rs",
             "forward/alias.rs",
+            "forward/own.rs",
             "forward/pull.rs",
             "forward/runtime.rs",
         ],

@@ -292,6 +292,8 @@ fn help_has_examples_and_goes_to_standard_output() {
         &["check"],
         &["verify"],
         &["explain"],
+        &["status"],
+        &["preflight"],
         &["audit", "verify"],
         &["audit", "tail"],
         &["evidence", "export"],

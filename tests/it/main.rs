@@ -6,6 +6,8 @@ mod support;
 
 mod cli;
 mod pin;
+mod preflight;
+mod status;
 mod relay;
 mod storm;
 mod inventory;

@@ -119,6 +119,11 @@ impl Shelf {
         digest
     }
 
+    /// A manifest that is there.
+    pub(crate) fn manifest(&self, digest: Digest) -> Bytes {
+        self.0.lock().unwrap().content[&digest].clone()
+    }
+
     /// A container, made without anybody's leave.
     pub(crate) fn run(&self, container: Container) {
         self.0.lock().unwrap().containers.push(container);
@@ -177,6 +182,11 @@ impl Shelf {
                 ok(&cri::IdResponse { id }.encode_to_vec())
             }
             cri::RUN_POD_SANDBOX => ok(&cri::IdResponse { id: "pod".into() }.encode_to_vec()),
+            cri::VERSION => ok(&VersionResponse {
+                runtime_name: "containerd".into(),
+                runtime_version: "2.1.9".into(),
+            }
+            .encode_to_vec()),
             LIST_CONTAINERS => {
                 let containers = contents.containers.iter().map(CriContainer::from).collect();
                 ok(&ListContainersResponse { containers }.encode_to_vec())
@@ -365,6 +375,14 @@ impl From<(&String, &Target)> for Record {
         let target = Some(Descriptor { media_type, digest: digest.to_string() });
         Record { name: name.clone(), target }
     }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VersionResponse {
+    #[prost(string, tag = "2")]
+    runtime_name: String,
+    #[prost(string, tag = "3")]
+    runtime_version: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -14,7 +14,7 @@ use crate::{
     cli::{
         Exit,
         arguments::{Export, Place},
-        auth_file,
+        auth_file::AuthFile,
         style::printable,
     },
     config::Config,
@@ -217,9 +217,9 @@ impl<'a> Desk<'a> {
         &self,
         image: &ImageRef,
     ) -> Result<(Vec<Known>, Option<Refusal>), Missing> {
-        let credentials =
-            auth_file::credentials(self.asked.auth_file.as_deref(), &image.repository)
-                .map_err(|why| Missing::new(Exit::Config, why))?;
+        let credentials = AuthFile::load(self.asked.auth_file.as_deref())
+            .and_then(|file| file.credentials(&image.repository))
+            .map_err(|why| Missing::new(Exit::Config, why))?;
         let repo = self.registry.repo(&image.repository, &credentials);
         let (resolved, manifest) = resolve::pin(&repo, image).await.map_err(unanswered)?;
         let evidence = evidence::gather(&repo, &resolved).await;

@@ -54,6 +54,8 @@ pub(super) struct Files {
     /// Files begun by this process; part of their names.
     begun: AtomicU64,
     broken: AtomicU64,
+    /// What cannot be read stays where it is.
+    read_only: bool,
     told: Mutex<BTreeSet<PathBuf>>,
 }
 
@@ -68,7 +70,18 @@ pub(super) struct Listed {
 
 impl Files {
     pub(super) fn new(top: PathBuf) -> Self {
-        Self { top, begun: AtomicU64::new(0), broken: AtomicU64::new(0), told: Mutex::default() }
+        Self {
+            top,
+            begun: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            read_only: false,
+            told: Mutex::default(),
+        }
+    }
+
+    /// The same for somebody who only looks.
+    pub(super) fn read_only(top: PathBuf) -> Self {
+        Self { read_only: true, ..Self::new(top) }
     }
 
     pub(super) fn top(&self) -> &Path {
@@ -232,6 +245,9 @@ impl Files {
     /// Moves something out of the way, for somebody to look at.
     fn set_aside(&self, path: &Path, why: &str) {
         self.broken.fetch_add(1, Ordering::Relaxed);
+        if self.read_only {
+            return self.tell(path, &why);
+        }
         match self.try_set_aside(path) {
             Ok(to) => tracing::error!(
                 "{} cannot be used as evidence, and was moved to {}: {why}",

@@ -12,6 +12,7 @@ use portcullis::{
     pipeline::{Parts, Pipeline, SandboxImage},
     policy::{self, source},
     resolve::{HostsDirectories, Registry, Timeouts},
+    status::{self, Board, Desk, Places},
 };
 use tokio::{net::UnixListener, runtime::Handle, sync::watch};
 
@@ -70,7 +71,7 @@ fn gate(
     let upstream = Upstream::new(Arc::new(runtime.socket().to_owned()));
     let state = socket.with_file_name("state");
     let pipeline = Pipeline::new(Parts {
-        policies: current,
+        policies: current.clone(),
         registry: Arc::new(registry),
         local: Local::new(Store::open(&state).0),
         ledger: Ledger::open(&state),
@@ -82,6 +83,20 @@ fn gate(
     let (stop, stopping) = watch::channel(false);
     let listener = UnixListener::bind(socket).unwrap();
     let methods = Arc::new(Methods::default());
-    tokio::spawn(serve(listener, pipeline, upstream, methods, stopping));
+    let places = Places {
+        socket: socket.to_owned(),
+        endpoint: runtime.socket().to_owned(),
+        source: String::new(),
+        audit_file: audit_file.to_owned(),
+    };
+    let desk = Desk::new(status::Parts {
+        board: Board::default(),
+        policies: current,
+        pipeline: pipeline.clone(),
+        inventory: watch::channel(None).1,
+        places,
+        threads: Handle::current(),
+    });
+    tokio::spawn(serve(listener, pipeline, upstream, methods, desk, stopping));
     stop
 }

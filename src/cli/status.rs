@@ -1,0 +1,282 @@
+//! `portcullis status`: how the daemon on this node stands.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::Config,
+    forward,
+    status::{ClientReport, Report},
+};
+
+use super::{
+    Exit, arguments,
+    style::{Style, printable},
+};
+
+/// Most unproven images that are told one by one; JSON has more.
+const MAX_SHOWN: usize = 5;
+
+/// Asks the daemon that the configuration names.
+///
+/// Exit: [`Exit::Success`] it enforces, [`Exit::Refused`] it can only refuse, since no policy is
+/// in force or the audit log takes nothing, [`Exit::Inconclusive`] it does not answer.
+pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -> io::Result<Exit> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        // The one that nobody named may be absent: its defaults say where the daemon listens.
+        Err(_) if path == Path::new(arguments::CONFIG) && !path.exists() => Config::default(),
+        Err(error) => {
+            eprintln!("portcullis: {error}");
+            return Ok(Exit::Config);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(forward::node_status(&config.listen.socket));
+    let read = |answer: Vec<u8>| {
+        let report: Report = serde_json::from_slice(&answer)?;
+        Ok::<_, serde_json::Error>((serde_json::from_slice(&answer)?, report))
+    };
+    let told = asked.map_err(|error| error.to_string()).and_then(|answer| {
+        read(answer).map_err(|error| format!("the daemon's answer cannot be read: {error}"))
+    });
+    let (value, report): (Value, Report) = match told {
+        Ok(told) => told,
+        Err(problem) => {
+            let problem = printable(&problem);
+            match json {
+                true => writeln!(out, "{}", json!({"running": false, "problem": problem}))?,
+                false => writeln!(out, "{}", style.red(problem))?,
+            }
+            return Ok(Exit::Inconclusive);
+        }
+    };
+    match json {
+        true => {
+            let mut value = value;
+            value["running"] = true.into();
+            writeln!(out, "{value}")?;
+        }
+        false => write_text(&report, style, out)?,
+    }
+    Ok(if report.enforcing { Exit::Success } else { Exit::Refused })
+}
+
+fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let version = printable(&report.version);
+    let standing = match report.enforcing {
+        true => style.green("enforcing"),
+        false => style.red("refusing everything that it judges"),
+    };
+    writeln!(out, "Portcullis {version} is {standing}, up {}", ago(report.uptime_seconds))?;
+    let mut line = |what: &str, text: String, trouble: Option<&str>| {
+        writeln!(out, "  {} {}", style.dim(format_args!("{what:<10}")), printable(&text))?;
+        let Some(trouble) = trouble else { return Ok(()) };
+        trouble
+            .lines()
+            .try_for_each(|trouble| writeln!(out, "  {:<10} {}", "", style.red(printable(trouble))))
+    };
+    let policies = &report.policies;
+    let text = match &policies.digest {
+        Some(digest) => format!(
+            "{}, set {}, loaded {} ago from {}",
+            count(policies.count, "policy", "policies"),
+            short(digest),
+            ago(policies.age_seconds),
+            policies.source
+        ),
+        None => format!("none in force, from {}", policies.source),
+    };
+    let rejected = policies.rejected.as_ref().map(|why| match policies.digest {
+        Some(_) => format!("what is there now does not load, and the set in force stays:\n{why}"),
+        None => why.clone(),
+    });
+    line("policies", text, rejected.as_deref())?;
+    let audit = &report.audit;
+    line("audit", format!("seq {} in {}", audit.seq, audit.file), audit.unavailable.as_deref())?;
+    let (text, trouble) = kubelet(report);
+    line("kubelet", text, trouble.as_deref())?;
+    let runtime = &report.runtime;
+    let said = runtime.version.as_deref().unwrap_or("not reached");
+    line("runtime", format!("{said} at {}", runtime.endpoint), runtime.problem.as_deref())?;
+    let sandbox = &report.sandbox;
+    let name = sandbox.image.as_deref().unwrap_or("image not known");
+    let said = if sandbox.proven { "proven" } else { "not proven: no pod can start" };
+    // Of a runtime that is away, one line is enough.
+    let trouble = sandbox.problem.as_deref().filter(|_| runtime.problem.is_none());
+    line("sandbox", format!("{name}, {said}"), trouble)?;
+    if !report.evidence.is_empty() {
+        line("evidence", "needs a look".to_owned(), Some(&report.evidence.join("\n")))?;
+    }
+    if let Some(inventory) = &report.inventory {
+        let (text, trouble) = looked(inventory);
+        line("inventory", text, trouble.as_deref())?;
+    }
+    decisions(report, style, out)?;
+    refusals(report, style, out)
+}
+
+/// Whether kubelet talks to the gate, and what to do if not.
+fn kubelet(report: &Report) -> (String, Option<String>) {
+    let called = |client: &ClientReport| {
+        format!("pid {}, last call {} ago", client.pid, ago(client.seconds_ago))
+    };
+    if let Some(kubelet) = &report.kubelet {
+        return (called(kubelet), None);
+    }
+    let text = match &report.other_client {
+        Some(client) => format!("has not called; {:?} did: {}", client.name, called(client)),
+        None => "has not called".to_owned(),
+    };
+    let question = format!(
+        "no kubelet has called since start ({}): is containerRuntimeEndpoint set to unix://{}?",
+        ago(report.uptime_seconds),
+        report.socket
+    );
+    (text, Some(question))
+}
+
+/// What the last look at the runtime found, and what is worth a look by people.
+fn looked(inventory: &Value) -> (String, Option<String>) {
+    let number = |path: &str| inventory.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let (unproven, drifted) = (number("/images/unproven"), number("/containers/drifted"));
+    let text = format!(
+        "{}, {unproven} not proven; {}, {} not created through Portcullis",
+        count(number("/images/total") as usize, "image", "images"),
+        count(number("/containers/running") as usize, "running container", "running containers"),
+        number("/containers/unpermitted"),
+    );
+    let why = inventory.pointer("/images/why").and_then(Value::as_array).into_iter().flatten();
+    let why = why.filter_map(|one| one.get("message")?.as_str()).take(MAX_SHOWN);
+    let drifted = (drifted > 0).then(|| {
+        let containers = count(drifted as usize, "running container", "running containers");
+        format!("{containers} would be refused now")
+    });
+    let trouble: Vec<_> = drifted.into_iter().chain(why.map(str::to_owned)).collect();
+    (text, (!trouble.is_empty()).then(|| trouble.join("\n")))
+}
+
+fn decisions(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out)?;
+    if report.decisions.is_empty() && report.unrecorded == 0 {
+        return writeln!(out, "nothing was judged since {}", printable(&report.started));
+    }
+    let head = format!("{:<14} {:>9} {:>9} {:>9}", "since start", "allowed", "denied", "warned");
+    writeln!(out, "{}", style.bold(head))?;
+    for (event, count) in &report.decisions {
+        let event = printable(event);
+        writeln!(out, "  {event:<12} {:>9} {:>9} {:>9}", count.allow, count.deny, count.warn)?;
+    }
+    if report.unrecorded > 0 {
+        let what = count(report.unrecorded as usize, "record", "records");
+        let text = format!("  {what} not written, and what waited for it refused");
+        writeln!(out, "{}", style.red(text))?;
+    }
+    Ok(())
+}
+
+fn refusals(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
+    if report.refusals.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", style.bold("last refusals"))?;
+    for refusal in &report.refusals {
+        let pod = refusal.pod.as_ref().map(|pod| format!(" for {pod}")).unwrap_or_default();
+        let head = format!("{}{pod}", refusal.image);
+        writeln!(
+            out,
+            "  {} {} {} {}",
+            style.dim(printable(&refusal.time)),
+            printable(&refusal.event),
+            printable(&head),
+            style.red(printable(&refusal.reason))
+        )?;
+        writeln!(out, "    {}", printable(&refusal.message))?;
+    }
+    Ok(())
+}
+
+fn count(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Enough of a digest to tell two apart.
+fn short(digest: &str) -> String {
+    digest.chars().take("sha256:".len() + 12).collect()
+}
+
+/// A duration in its largest unit.
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::status::{Count, RefusalReport};
+
+    fn text(report: &Report) -> String {
+        let mut out = Vec::new();
+        write_text(report, Style::plain(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_answer_without_anything_enforces_nothing() {
+        let expected = "Portcullis  is refusing everything that it judges, up 0 s
+  policies   none in force, from \n  audit      seq 0 in \n  kubelet    has not called
+             no kubelet has called since start (0 s): is containerRuntimeEndpoint set to unix://?
+  runtime    not reached at \n  sandbox    image not known, not proven: no pod can start
+
+nothing was judged since \n";
+        assert_eq!(text(&serde_json::from_str("{}").unwrap()), expected);
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_a_report() {
+        let evil = "\x1b[2J\nx".to_owned();
+        let refusal = RefusalReport {
+            time: evil.clone(),
+            event: evil.clone(),
+            image: evil.clone(),
+            pod: Some(evil.clone()),
+            reason: evil.clone(),
+            message: evil.clone(),
+        };
+        let mut report = Report {
+            version: evil.clone(),
+            started: evil.clone(),
+            socket: evil.clone(),
+            evidence: vec![evil.clone()],
+            inventory: Some(Value::String(evil.clone())),
+            decisions: BTreeMap::from([(evil.clone(), Count::default())]),
+            refusals: vec![refusal],
+            ..Report::default()
+        };
+        report.policies.rejected = Some(evil.clone());
+        report.runtime.version = Some(evil.clone());
+        report.sandbox.image = Some(evil.clone());
+        report.other_client = Some(ClientReport { pid: 1, name: evil.clone(), seconds_ago: 1 });
+        report.audit.file = evil;
+        assert!(!text(&report).contains('\x1b'));
+    }
+
+    #[test]
+    fn durations_are_told_in_their_largest_unit() {
+        let cases = [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min")];
+        for (seconds, expected) in cases.into_iter().chain([(7200, "2 h"), (172_800, "2 d")]) {
+            assert_eq!(ago(seconds), expected);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Answers the question how the gate stands.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::{runtime::Handle, sync::watch, time::timeout};
+
+use crate::{inventory::Summary, pipeline::Pipeline, policy};
+
+use super::{
+    Board, Report, RuntimeReport, SandboxReport,
+    board::{MAX_TEXT, cut},
+};
+
+/// How long the runtime may take to tell of itself.
+const ASKING: Duration = Duration::from_secs(2);
+
+/// Who is asked how the gate stands. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Desk(Arc<Parts>);
+
+/// What the answer is put together from.
+#[derive(Debug)]
+pub struct Parts {
+    /// What was noted so far.
+    pub board: Board,
+    /// The policies in force.
+    pub policies: policy::Current,
+    /// Knows the runtime and the sandbox image.
+    pub pipeline: Pipeline,
+    /// The last look at what the runtime has.
+    pub inventory: watch::Receiver<Option<Arc<Summary>>>,
+    /// Where things are.
+    pub places: Places,
+    /// Where questions are answered, away from the relay.
+    pub threads: Handle,
+}
+
+/// Where things are, by the configuration.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `listen.socket`
+    pub socket: PathBuf,
+    /// `runtime.endpoint`
+    pub endpoint: PathBuf,
+    /// `policy.source`
+    pub source: String,
+    /// `audit.file`
+    pub audit_file: PathBuf,
+}
+
+impl Desk {
+    /// Nobody has asked yet.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Where connections are noted.
+    pub fn board(&self) -> &Board {
+        &self.0.board
+    }
+
+    /// How the gate stands, as JSON.
+    pub async fn report(&self) -> Vec<u8> {
+        let desk = self.0.clone();
+        let report = self.0.threads.spawn(async move { desk.report().await }).await;
+        // A fault leaves what is noted without being asked.
+        let report = report.unwrap_or_else(|_| self.0.board.report());
+        serde_json::to_vec(&report).unwrap_or_default()
+    }
+}
+
+impl Parts {
+    async fn report(&self) -> Report {
+        let mut report = self.board.report();
+        report.inventory = self.inventory.borrow().as_deref().and_then(looked);
+        let Places { socket, endpoint, source, audit_file } = &self.places;
+        report.socket = socket.display().to_string();
+        report.policies.source.clone_from(source);
+        report.audit.file = audit_file.display().to_string();
+        match self.policies.snapshot() {
+            Ok(set) => {
+                let age = Timestamp::now().duration_since(set.loaded()).as_secs();
+                report.policies.digest = Some(set.digest().to_string());
+                report.policies.count = set.policies().len();
+                report.policies.loaded = Some(format!("{:.0}", set.loaded()));
+                report.policies.age_seconds = age.try_into().unwrap_or(0);
+                report.enforcing = report.audit.unavailable.is_none();
+            }
+            Err(refusal) => {
+                report.policies.rejected.get_or_insert(refusal.message);
+            }
+        }
+        report.runtime = RuntimeReport {
+            endpoint: endpoint.display().to_string(),
+            ..within(self.runtime()).await.unwrap_or_else(|| RuntimeReport {
+                problem: Some(SILENT.to_owned()),
+                ..Default::default()
+            })
+        };
+        // A runtime that does not tell its version tells nothing else.
+        report.sandbox = match &report.runtime.problem {
+            Some(problem) => SandboxReport { problem: Some(problem.clone()), ..Default::default() },
+            None => within(self.sandbox()).await.unwrap_or_else(|| SandboxReport {
+                problem: Some(SILENT.to_owned()),
+                ..Default::default()
+            }),
+        };
+        report
+    }
+
+    async fn runtime(&self) -> RuntimeReport {
+        match self.pipeline.runtime_version().await {
+            Ok(version) => RuntimeReport { version: Some(version), ..Default::default() },
+            Err(error) => RuntimeReport { problem: Some(error.to_string()), ..Default::default() },
+        }
+    }
+
+    async fn sandbox(&self) -> SandboxReport {
+        let name = match self.pipeline.sandbox_image().await {
+            Ok(name) => name,
+            Err(error) => {
+                return SandboxReport { problem: Some(error.to_string()), ..Default::default() };
+            }
+        };
+        let standing = self.pipeline.sandbox_standing(&name).await;
+        let problem = standing.err().map(|refusal| refusal.message);
+        SandboxReport { image: Some(name.to_string()), proven: problem.is_none(), problem }
+    }
+}
+
+/// The last look at the runtime, as JSON; what it says of single images shortened.
+fn looked(summary: &Summary) -> Option<Value> {
+    let mut summary = summary.clone();
+    for unproven in &mut summary.images.why {
+        unproven.message = cut(&unproven.message, MAX_TEXT);
+    }
+    serde_json::to_value(summary).ok()
+}
+
+const SILENT: &str = "the container runtime does not answer";
+
+async fn within<T>(asking: impl Future<Output = T>) -> Option<T> {
+    timeout(ASKING, asking).await.ok()
+}
