@@ -7,6 +7,7 @@
 use std::{
     fmt,
     marker::PhantomData,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub state: State,
     /// `[audit]`
     pub audit: Audit,
+    /// `[metrics]`
+    pub metrics: Metrics,
 }
 
 /// Where kubelet connects to.
@@ -107,6 +110,31 @@ pub struct Audit {
     pub file: PathBuf,
 }
 
+/// Metrics for Prometheus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where they are served. None: nowhere.
+    pub listen: Option<MetricsAddress>,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// `127.0.0.1:9464`
+    Tcp(SocketAddr),
+    /// `unix:/path`; absolute.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(address) => address.fmt(f),
+            MetricsAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -120,6 +148,7 @@ impl Default for Config {
             policy: Policy { source: PolicySource::Directory("/etc/portcullis/policies".into()) },
             state: State { directory: "/var/lib/portcullis".into() },
             audit: Audit { file: "/var/log/portcullis/audit.jsonl".into() },
+            metrics: Metrics::default(),
         }
     }
 }
@@ -161,6 +190,8 @@ struct Wire {
     state: WireState,
     #[serde(default, deserialize_with = "table")]
     audit: WireAudit,
+    #[serde(default, deserialize_with = "table")]
+    metrics: WireMetrics,
 }
 
 #[derive(Default, Deserialize)]
@@ -197,6 +228,12 @@ struct WireAudit {
     file: Text,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireMetrics {
+    listen: Text,
+}
+
 /// Reads a section, and does not take a list for one as derived code would.
 fn table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Table<T>(PhantomData<T>);
@@ -225,7 +262,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Where a value is wrong, its default stands in; the report then refuses the whole.
     fn config(&mut self, wire: Wire) -> Config {
-        let Config { listen, runtime, policy, state, audit } = Config::default();
+        let Config { listen, runtime, policy, state, audit, metrics } = Config::default();
         let socket = wire.listen.socket.as_ref();
         let endpoint = wire.runtime.endpoint.as_ref();
         let config = Config {
@@ -266,6 +303,14 @@ impl Reader<'_> {
             },
             audit: Audit {
                 file: self.value(wire.audit.file.as_ref(), "audit.file", path, audit.file),
+            },
+            metrics: Metrics {
+                listen: self.value(
+                    wire.metrics.listen.as_ref(),
+                    "metrics.listen",
+                    metrics_address,
+                    metrics.listen,
+                ),
             },
         };
         if config.listen.socket == config.runtime.endpoint
@@ -335,6 +380,20 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
         ));
     }
     Ok(path)
+}
+
+fn metrics_address(text: &str) -> Result<Option<MetricsAddress>, String> {
+    if let Some(rest) = text.strip_prefix("unix:") {
+        return socket_path(rest).map(|path| Some(MetricsAddress::Unix(path)));
+    }
+    let wrong = |_| {
+        format!(
+            "{:?} must be an IP address with a port, as in 127.0.0.1:9464, or the path of a socket, \
+             as in unix:/run/portcullis/metrics.sock",
+            shorten(text)
+        )
+    };
+    text.parse().map(|address| Some(MetricsAddress::Tcp(address))).map_err(wrong)
 }
 
 fn image(text: &str) -> Result<Option<ImageRef>, String> {

@@ -15,12 +15,13 @@ use tokio::{
 
 use crate::{
     accept::{self, ListenError, Listener, Methods},
-    audit::{self, Event, Log, LogError, PolicySetId, Record},
+    audit::{self, Event, Log, LogError, Observer, PolicySetId, Record},
     config::{Config, PolicySource},
     evidence::{Ledger, Store},
     forward::{Runtime, Upstream},
     inventory::{self, Inventory},
     local::Local,
+    metrics::{self, Metrics, MetricsError},
     pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
     policy::{
         self,
@@ -65,7 +66,10 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         audit::Config { file: config.audit.file, state_directory: state_directory.clone(), node };
     let board = Board::default();
     // What was found wrong with the log stands in its `start` record, and was logged.
-    let (log, opened) = Log::open_observed(audit_config, vec![Arc::new(board.clone())])?;
+    let metrics = Metrics::default();
+    let observers: Vec<Arc<dyn Observer>> =
+        vec![Arc::new(board.clone()), Arc::new(metrics.clone())];
+    let (log, opened) = Log::open_observed(audit_config, observers)?;
     if let Some(refusal) = &opened.unavailable {
         board.audit_unavailable(refusal);
     }
@@ -104,6 +108,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         audit: log.clone(),
         pipeline: pipeline.clone(),
     });
+    let sources = metrics::Sources { policies: policies.clone(), inventory: inventory.summary() };
     let methods = Arc::new(Methods::with(config.runtime.forward_methods));
     let desk = Desk::new(status::Parts {
         board,
@@ -122,6 +127,11 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         );
     }
     judges.block_on(sandbox_image_is_known(&pipeline))?;
+    if let Some(address) = &config.metrics.listen {
+        let listener = judges.block_on(metrics::Listener::open(address))?;
+        tracing::info!("metrics at {address}");
+        judges.spawn(metrics::serve(listener, metrics, sources));
+    }
     let listener = Listener::open(&config.listen.socket, &config.runtime.endpoint)?;
     let (stop, stopping) = watch::channel(false);
     let obeying = judges.spawn(signals.obey(stop, watcher));
@@ -269,6 +279,7 @@ impl DaemonError {
             DaemonError::Audit(LogError::Irregular(_) | LogError::Foreign(_))
                 | DaemonError::Listen(ListenError::NotASocket(_))
                 | DaemonError::Sandbox(_)
+                | DaemonError::Metrics(_)
         )
     }
 }
@@ -282,6 +293,9 @@ pub enum DaemonError {
     /// Which image sandboxes are made from is not known.
     #[error(transparent)]
     Sandbox(SandboxError),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// There is no socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -37,4 +37,5 @@ pub mod config;
 pub mod daemon;
 pub mod preflight;
 pub mod status;
+pub mod metrics;
 mod telemetry;

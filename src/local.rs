@@ -294,3 +294,6 @@ fn unknown(id: ImageId, name: &ImageRef) -> Refusal {
     );
     Refusal::new(Code::NotProvenLocally, message).about(name)
 }
+
+#[cfg(test)]
+mod tests;

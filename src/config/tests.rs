@@ -9,7 +9,7 @@ fn refuses(text: &str, message: &str) {
 fn every_key_has_its_default() {
     assert_eq!(Config::parse("c.toml", ""), Ok(Config::default()));
     assert_eq!(
-        Config::parse("c.toml", "[listen]\n[runtime]\n[policy]\n[state]\n[audit]\n"),
+        Config::parse("c.toml", "[listen]\n[runtime]\n[policy]\n[state]\n[audit]\n[metrics]\n"),
         Ok(Config::default())
     );
 }
@@ -33,6 +33,8 @@ fn the_packaged_file_documents_the_defaults() {
         "directory = ",
         "[audit]",
         "file = ",
+        "[metrics]",
+        "# listen = ",
     ] {
         assert!(text.lines().any(|line| line.starts_with(key)), "{key} must be documented");
     }
@@ -44,7 +46,8 @@ fn every_key_can_be_set() {
         "c.toml",
         "listen.socket = '/a.sock'\n[runtime]\nendpoint = '/b.sock'\n\
          registry_config = '/c:/d'\nforward_methods = ['/runtime.v1.ImageService/New']\n\
-         [policy]\nsource = 'file:///e'\n[state]\ndirectory = '/f'\n[audit]\nfile = '/g'\n",
+         [policy]\nsource = 'file:///e'\n[state]\ndirectory = '/f'\n[audit]\nfile = '/g'\n\
+         [metrics]\nlisten = '127.0.0.1:9464'\n",
     );
     let expected = Config {
         listen: Listen { socket: "/a.sock".into() },
@@ -57,6 +60,7 @@ fn every_key_can_be_set() {
         policy: Policy { source: PolicySource::Directory("/e".into()) },
         state: State { directory: "/f".into() },
         audit: Audit { file: "/g".into() },
+        metrics: Metrics { listen: Some(MetricsAddress::Tcp(([127, 0, 0, 1], 9464).into())) },
     };
     assert_eq!(config, Ok(expected));
     let config = Config::parse("c.toml", "[runtime]\nregistry_config = ''").unwrap();
@@ -70,9 +74,9 @@ fn what_is_unknown_or_of_another_type_is_refused() {
         "c.toml:3:1: unknown field `sockets`, expected `socket`",
     );
     refuses(
-        "[metrics]\nlisten = ''\n",
-        "c.toml:1:2: unknown field `metrics`, expected one of `listen`, `runtime`, `policy`, \
-         `state`, `audit`",
+        "[metric]\nlisten = ''\n",
+        "c.toml:1:2: unknown field `metric`, expected one of `listen`, `runtime`, `policy`, \
+         `state`, `audit`, `metrics`",
     );
     refuses(
         "[runtime]\npause_image = 'x'\n",
@@ -219,4 +223,29 @@ fn a_file_that_cannot_be_read_is_refused() {
     assert_eq!(wrong(), "F: cannot be read: No such file or directory (os error 2)");
     std::fs::write(&path, vec![b'#'; MAX_CONFIG + 1]).unwrap();
     assert_eq!(wrong(), "F: is larger than 65536 bytes");
+}
+
+#[test]
+fn metrics_are_served_at_an_address_or_a_socket() {
+    let listen = |text: &str| {
+        let text = format!("metrics.listen = '{text}'");
+        let address = Config::parse("c.toml", &text).unwrap().metrics.listen.unwrap();
+        address.to_string()
+    };
+    for good in ["127.0.0.1:9464", "[::1]:0", "unix:/run/m.sock"] {
+        assert_eq!(listen(good), good);
+    }
+    for wrong in ["", "localhost:9464", ":9464", "127.0.0.1", "http://127.0.0.1:9464", "/run/m"] {
+        refuses(
+            &format!("metrics.listen = '{wrong}'"),
+            &format!(
+                "c.toml:1:18: metrics.listen: {wrong:?} must be an IP address with a port, as in \
+                 127.0.0.1:9464, or the path of a socket, as in unix:/run/portcullis/metrics.sock"
+            ),
+        );
+    }
+    refuses(
+        "metrics.listen = 'unix:m.sock'",
+        "c.toml:1:18: metrics.listen: \"m.sock\" must be an absolute path",
+    );
 }

@@ -13,7 +13,7 @@ pub mod pack;
 mod shape;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use document::DocumentError;
 pub use gather::gather;

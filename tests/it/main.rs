@@ -11,6 +11,7 @@ mod status;
 mod relay;
 mod storm;
 mod inventory;
+mod metrics;
 mod judged;
 mod packs;
 mod pipes;

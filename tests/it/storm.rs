@@ -30,11 +30,13 @@ async fn answers_that_come_too_late_do_not_end_other_calls() {
     let listener = UnixListener::bind(&socket).unwrap();
     let (begun, mut begins) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
+    let gate = Setup::before(&socket).start();
+    // Its own look at the node comes first, over a connection of its own, and may wait.
+    let _look = listener.accept().await.unwrap();
     tasks.spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         answer_the_cancelled(stream, begun).await;
     });
-    let gate = Setup::before(&socket).start();
     let client = gate.client().await;
     let mut stream = client.begin(EVENTS, &[], framed(b"")).await.unwrap().into_body();
     begins.recv().await.unwrap();

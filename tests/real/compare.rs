@@ -6,9 +6,13 @@ use http_body_util::BodyExt;
 
 use crate::{
     lab::{self, FALLBACK, Lab},
-    pod::{self, Pod},
+    pod::{Pod, by_kubelet, plain},
+    scene::{Scene, pull_by},
     support::{
-        cri::{IMAGE_STATUS, by_id, image_status},
+        cri::{
+            CREATE_CONTAINER, ContainerConfig, CreateContainerRequest, IMAGE_STATUS, by_id,
+            image_status,
+        },
         grpc::{Client, PATIENCE, Raw, framed},
     },
 };
@@ -19,7 +23,7 @@ const IMAGE: &str = "/runtime.v1.ImageService/";
 /// Calls over every family of methods, with questions that change nothing.
 fn calls() -> Vec<(String, Vec<u8>)> {
     let nobody = || by_id(1, "nobody-has-this-id");
-    let runtime: [(&str, Vec<u8>); 36] = [
+    let runtime: [(&str, Vec<u8>); 35] = [
         ("Version", by_id(1, "0.1.0")),
         ("Status", Vec::new()),
         ("Status", vec![0x08, 0x01]), // verbose
@@ -33,7 +37,6 @@ fn calls() -> Vec<(String, Vec<u8>)> {
         ("PortForward", nobody()),
         ("ListContainers", Vec::new()),
         ("ContainerStatus", nobody()),
-        ("CreateContainer", nobody()),
         ("StartContainer", nobody()),
         ("StopContainer", nobody()),
         ("RemoveContainer", nobody()),
@@ -98,6 +101,17 @@ pub(crate) async fn direct_and_through_are_the_same(lab: &Lab) {
     use prost::Message;
     let absent = image_status(&format!("{FALLBACK}/nobody/has:this")).encode_to_vec();
     compare(&direct, &through, IMAGE_STATUS, framed(&absent)).await;
+    // A container that is accepted, and that the runtime has no pod for.
+    let image = lab.fixtures.repository("pause").image();
+    let named = format!("{FALLBACK}/pause@{image}");
+    pull_by(&through, &named).await.unwrap();
+    let config = ContainerConfig { image: Some(plain(&named)), ..Default::default() };
+    let create = CreateContainerRequest {
+        pod_sandbox_id: "nobody-has-this-id".into(),
+        config: Some(config),
+        sandbox_config: None,
+    };
+    compare(&direct, &through, CREATE_CONTAINER, framed(&create.encode_to_vec())).await;
     // A frame that is cut short.
     compare(
         &direct,
@@ -130,11 +144,11 @@ fn form(raw: &Raw) -> (&http::HeaderMap, Option<&http::HeaderMap>, bool) {
 /// A container's events, each as it happens.
 pub(crate) async fn events_flow_as_they_happen(lab: &Lab) {
     let path = format!("{RUNTIME}GetContainerEvents");
-    let gate = pod::gate(lab);
-    let (through, direct) = (gate.client().await, lab.direct().await);
+    let scene = Scene::new(lab, "events").await;
+    let (through, direct) = (&scene.client, &scene.direct);
     if lab::version() == "1.6" {
         // It has no such method, and says so through the gate as well.
-        let answers = [&direct, &through].map(|client| client.call(&path, &[], framed(b"")));
+        let answers = [direct, through].map(|client| client.call(&path, &[], framed(b"")));
         let [direct, through] = join_all(answers).await.try_into().unwrap();
         assert_eq!(through, direct);
         assert_eq!(through.status().0, 12);
@@ -151,8 +165,11 @@ pub(crate) async fn events_flow_as_they_happen(lab: &Lab) {
         }
     };
     let acting = async {
-        let client = gate.client().await;
-        Pod::run(lab, &client, "events").await.remove(&client).await;
+        let (client, image) = (scene.gate.client().await, scene.signed("app"));
+        let pod = Pod::run(&lab.node, &client, "events").await;
+        let id = scene.pull(&image.name).await.unwrap();
+        pod.starts(&client, by_kubelet(&id, &image.name), &image.made.says).await;
+        pod.remove(&client).await;
     };
     let both = tokio::time::timeout(PATIENCE, join(listening, acting));
     both.await.expect("events in time");

@@ -5,13 +5,20 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only #[test] functions as tests")]
 
 mod compare;
+mod crash;
+mod image;
+mod kubelet;
 mod lab;
+mod offline;
+mod pause;
 mod pod;
 mod pull;
 mod restart;
+mod scene;
 mod signatures;
 #[path = "../support/mod.rs"]
 mod support;
+mod ways;
 
 use std::{future::Future, process::ExitCode, sync::Arc};
 
@@ -55,6 +62,32 @@ fn trials(lab: Option<Arc<Lab>>) -> Vec<Trial> {
             credentials_of_the_caller_reach_the_registry,
             a_refused_image_leaves_nothing_in_containerd;
         compare: direct_and_through_are_the_same, events_flow_as_they_happen;
+        ways:
+            pulled_before_portcullis_was_there,
+            imported_by_ctr,
+            pulled_past_the_socket,
+            evidence_is_gathered_for_what_is_there,
+            a_signed_name_leads_to_other_bytes,
+            by_whatever_name,
+            by_a_short_name,
+            by_the_id_of_another_image,
+            as_a_volume,
+            as_a_checkpoint;
+        kubelet:
+            pull_policies_hold_over_restarts_and_offline,
+            if_not_present_pulls_what_is_missing_once,
+            each_credential_hears_the_same_refusal,
+            image_volumes_are_made_sure_of_like_images;
+        pause:
+            a_missing_one_is_brought_through_the_gate,
+            an_unsigned_one_starts_no_pod,
+            a_repointed_one_starts_no_pod,
+            another_one_by_configuration_is_judged;
+        offline:
+            proven_starts_and_unproven_does_not,
+            a_policy_on_disk_counts_at_once,
+            evidence_goes_from_node_to_node;
+        crash: killed_at_any_moment;
         restart: containerd_restarts_and_the_next_call_works;
     }
     trials

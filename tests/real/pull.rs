@@ -1,12 +1,13 @@
 //! One verified pull, as kubelet sees it.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use serde_json::Value;
 
 use crate::{
     lab::{Lab, REFERRERS},
-    pod::{self, Pod},
+    pod::{Pod, by_kubelet},
+    scene::Scene,
     support::{
         cri::{
             AuthConfig, CONTAINER_STATUS, ContainerStatusResponse, IMAGE_STATUS, Image,
@@ -104,24 +105,14 @@ pub(crate) async fn a_tag_that_moves_is_judged_anew(lab: &Lab) {
 }
 
 pub(crate) async fn a_container_runs_from_the_pulled_image(lab: &Lab) {
-    let gate = pod::gate(lab);
-    let client = gate.client().await;
-    let pod = Pod::run(lab, &client, "run").await;
-    let status = client.call(CONTAINER_STATUS, &[], framed(&by_id(1, &pod.container))).await;
+    let scene = Scene::new(lab, "run").await;
+    let (client, image) = (&scene.client, scene.signed("app"));
+    let pod = Pod::run(&lab.node, client, "run").await;
+    let id = scene.pull(&image.name).await.unwrap();
+    let container = pod.starts(client, by_kubelet(&id, &image.name), &image.made.says).await;
+    let status = client.call(CONTAINER_STATUS, &[], framed(&by_id(1, &container))).await;
     assert_eq!(status.message::<ContainerStatusResponse>().status.unwrap().state, RUNNING);
-    let said = async {
-        loop {
-            let log = fs::read_to_string(&pod.log).unwrap_or_default();
-            if log.contains("hello from a verified image") {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await; // a file is no event source here
-        }
-    };
-    tokio::time::timeout(crate::support::grpc::PATIENCE, said)
-        .await
-        .expect("the program's own words");
-    pod.remove(&client).await;
+    pod.remove(client).await;
 }
 
 pub(crate) async fn a_registry_that_is_gone_is_not_a_verdict(lab: &Lab) {

@@ -1,7 +1,7 @@
 //! containerd goes and comes back.
 
 use crate::{
-    lab::{Lab, Node},
+    lab::{Lab, Node, blocking},
     support::{
         cri::{PULL_IMAGE, PullImageResponse, VERSION, VersionRequest, pull},
         gate::Setup,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(crate) async fn containerd_restarts_and_the_next_call_works(_: &Lab) {
-    let mut node = blocking(Node::start).await;
+    let node = blocking(Node::start).await;
     let (signer, registry) = (Signer::new(), TestRegistry::start());
     let digest = registry.push_image("app", Some("v1"));
     signer.sign_bundle(&registry, "app", digest);
@@ -37,8 +37,4 @@ pub(crate) async fn containerd_restarts_and_the_next_call_works(_: &Lab) {
     .await;
     assert_eq!(client.unary(VERSION, &VersionRequest::default()).await.status().0, 0);
     client.unary(PULL_IMAGE, &image).await.message::<PullImageResponse>();
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }

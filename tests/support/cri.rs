@@ -104,6 +104,16 @@ pub(crate) struct Image {
     pub repo_digests: Vec<String>,
     #[prost(uint64, tag = "4")]
     pub size: u64,
+    #[prost(message, optional, tag = "5")]
+    pub uid: Option<Int64Value>,
+    #[prost(string, tag = "6")]
+    pub username: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Int64Value {
+    #[prost(int64, tag = "1")]
+    pub value: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -159,6 +169,9 @@ pub(crate) const CREATE_CONTAINER: &str = "/runtime.v1.RuntimeService/CreateCont
 pub(crate) const START_CONTAINER: &str = "/runtime.v1.RuntimeService/StartContainer";
 pub(crate) const CONTAINER_STATUS: &str = "/runtime.v1.RuntimeService/ContainerStatus";
 pub(crate) const REMOVE_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/RemovePodSandbox";
+pub(crate) const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
+pub(crate) const LIST_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/ListPodSandbox";
+pub(crate) const REMOVE_CONTAINER: &str = "/runtime.v1.RuntimeService/RemoveContainer";
 pub(crate) const STOP_POD_SANDBOX: &str = "/runtime.v1.RuntimeService/StopPodSandbox";
 
 /// A message with one string field of this number: most of CRI's requests by ID.
@@ -195,6 +208,10 @@ pub(crate) struct PodConfig {
     pub metadata: Option<PodSandboxMetadata>,
     #[prost(string, tag = "3")]
     pub log_directory: String,
+    #[prost(map = "string, string", tag = "6")]
+    pub labels: HashMap<String, String>,
+    #[prost(map = "string, string", tag = "7")]
+    pub annotations: HashMap<String, String>,
     #[prost(message, optional, tag = "8")]
     pub linux: Option<LinuxPodSandboxConfig>,
 }
@@ -218,8 +235,64 @@ pub(crate) struct ContainerConfig {
     pub metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "2")]
     pub image: Option<ImageSpec>,
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
+    #[prost(map = "string, string", tag = "9")]
+    pub labels: HashMap<String, String>,
+    #[prost(map = "string, string", tag = "10")]
+    pub annotations: HashMap<String, String>,
     #[prost(string, tag = "11")]
     pub log_path: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Mount {
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+    #[prost(message, optional, tag = "9")]
+    pub image: Option<ImageSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ListContainersRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: Option<ContainerFilter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ContainerFilter {
+    #[prost(string, tag = "3")]
+    pub pod_sandbox_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Container {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "5")]
+    pub image_ref: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ListPodSandboxResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub items: Vec<PodSandbox>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PodSandbox {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, optional, tag = "2")]
+    pub metadata: Option<PodSandboxMetadata>,
 }
 
 #[derive(Clone, PartialEq, Message)]

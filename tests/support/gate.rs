@@ -35,6 +35,7 @@ pub(crate) struct Setup {
     socket: Option<PathBuf>,
     audit_file: Option<PathBuf>,
     sandbox_image: Option<String>,
+    metrics: Option<String>,
     directory: tempfile::TempDir,
 }
 
@@ -50,6 +51,7 @@ impl Setup {
             socket: None,
             audit_file: None,
             sandbox_image: Some(SANDBOX_IMAGE.to_owned()),
+            metrics: None,
             directory,
         }
     }
@@ -57,6 +59,12 @@ impl Setup {
     /// With another sandbox image than the one that nobody looks for; None: the runtime is asked.
     pub(crate) fn sandbox_image(mut self, name: Option<&str>) -> Self {
         self.sandbox_image = name.map(str::to_owned);
+        self
+    }
+
+    /// With metrics served there.
+    pub(crate) fn metrics(mut self, listen: &str) -> Self {
+        self.metrics = Some(listen.to_owned());
         self
     }
 
@@ -106,9 +114,12 @@ impl Setup {
         let sandbox_image = self.sandbox_image.as_ref();
         let sandbox_image =
             sandbox_image.map(|name| format!("sandbox_image = {name:?}\n")).unwrap_or_default();
+        let metrics = self.metrics.as_ref();
+        let metrics =
+            metrics.map(|listen| format!("[metrics]\nlisten = {listen:?}\n")).unwrap_or_default();
         format!(
             "[listen]\nsocket = {:?}\n[runtime]\nendpoint = {:?}\nregistry_config = {:?}\n{sandbox_image}[policy]\nsource = {:?}\n\
-             [state]\ndirectory = {:?}\n[audit]\nfile = {:?}\n",
+             [state]\ndirectory = {:?}\n[audit]\nfile = {:?}\n{metrics}",
             or(&self.socket, "p.sock"),
             self.runtime.display().to_string(),
             registry_config,

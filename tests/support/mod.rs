@@ -6,6 +6,7 @@ pub(crate) mod containerd;
 pub(crate) mod cri;
 pub(crate) mod gate;
 pub(crate) mod grpc;
+pub(crate) mod inside;
 pub(crate) mod registry;
 pub(crate) mod runtime;
 pub(crate) mod docker_registry;

@@ -2,13 +2,12 @@
 //! evidence that is kept here.
 
 mod create;
-//mod lies;
+mod lies;
 mod names;
-//mod patience;
-//mod reuse;
+mod patience;
+mod reuse;
 mod sandbox;
 mod status;
-//mod store;
 mod volumes;
 mod wire;
 
@@ -20,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use portcullis::image::Digest;
 use serde_json::Value;
 
@@ -29,9 +29,11 @@ use crate::support::{
     gate::{Gate, Setup},
     grpc::{Client, PATIENCE, Raw, framed},
     registry::TestRegistry,
-    runtime::{Call, FakeRuntime, Reply},
+    runtime::{Call, FakeRuntime, Reply, headers},
     sign::{self, Signer},
 };
+
+const LIST_RECORDS: &str = "/containerd.services.images.v1.Images/List";
 
 type Script = Box<dyn Fn(&Call) -> Option<Reply> + Send>;
 
@@ -59,7 +61,16 @@ impl Node {
             let reply = unusual.get(call.head.uri.path()).and_then(|script| script(call));
             reply.unwrap_or_else(|| usual.answer(call))
         });
-        Self { registry, shelf, runtime, instead, key, digest }
+        let node = Self { registry, shelf, runtime, instead, key, digest };
+        // The look at the node would learn and ask what tests are about: it has to wait.
+        node.instead(LIST_RECORDS, |_| Some(failing("14")));
+        node
+    }
+
+    /// Lets Portcullis look at the node.
+    fn open(self) -> Self {
+        self.instead(LIST_RECORDS, |_| None);
+        self
     }
 
     /// A name in the registry.
@@ -97,6 +108,13 @@ impl Node {
     fn calls(&self, path: &str) -> usize {
         self.runtime.paths().iter().filter(|called| *called == path).count()
     }
+}
+
+/// A call that the runtime fails with this code.
+fn failing(code: &'static str) -> Reply {
+    let content_type = ("content-type", "application/grpc");
+    let status = headers(&[content_type, ("grpc-status", code), ("grpc-message", "broken")]);
+    Reply::whole(status, Bytes::new(), headers(&[]))
 }
 
 /// Whether this is a question of Portcullis itself.

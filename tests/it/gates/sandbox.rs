@@ -19,7 +19,7 @@ use super::{Node, field, invalid, is_own, line, told, until, without_date};
 fn node() -> Node {
     let node = Node::new();
     node.shelf.sandbox_image(Some(&node.name("pause:v1")));
-    node
+    node.open()
 }
 
 fn setup(node: &Node) -> Setup {
@@ -94,17 +94,17 @@ async fn a_missing_one_is_pulled_through_the_gate_and_then_pods_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_there_unproven_is_pulled_again_and_one_that_is_not_signed_is_refused() {
+async fn one_that_is_not_signed_is_refused_missing_or_there() {
     let node = node();
     let digest = node.registry.push_image("pause", "v1");
-    node.shelf.pull(&node.name("pause:v1"));
     let gate = setup(&node).start();
     let client = gate.client().await;
     looked(&gate).await;
+    node.shelf.pull(&node.name("pause:v1"));
     let pinned = format!("{}@{digest}", node.name("pause"));
     let policy = "policy \"pause\" requires 1 of 1 authority: \"release\": no signature found";
     let pull = line("deny", "signature_missing", format!("{pinned}: {policy}"));
-    assert_eq!(told(&gate, "sandbox"), [pull.clone()]);
+    assert_eq!(told(&gate, "sandbox"), std::slice::from_ref(&pull));
     let why = super::unasked(&pinned, "pause");
     assert_eq!(run(&client).await.status(), invalid(&why));
     assert_eq!(told(&gate, "sandbox"), [pull, line("deny", "not_proven_locally", why)]);
@@ -200,7 +200,7 @@ async fn a_runtime_that_does_not_tell_keeps_the_gate_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_pinned_image_is_it_where_the_status_does_not_tell() {
-    let node = Node::new();
+    let node = Node::new().open();
     let digest = node.signed("pause", &node.key);
     let images = pinned_image(&node, "pause:v1");
     node.instead(LIST_IMAGES, move |_| Some(ok(&images)));

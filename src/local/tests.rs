@@ -1,0 +1,237 @@
+//! Whoever can write the store gains nothing.
+
+use std::sync::LazyLock;
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    evidence::{
+        Entry, Evidence, UntrustedBody, UntrustedClaim,
+        testing::{entry, index, manifest, signed},
+    },
+    policy::source,
+    resolve::Fetched,
+    verify::testing::Pair,
+};
+
+/// Two images, an index of both, and what somebody made who cannot sign: other layers under the
+/// configuration of an image, and an index that lists a good image beside that.
+struct World {
+    keys: [Pair; 2],
+    documents: Vec<(Fetched, Option<Fetched>)>,
+    ids: [ImageId; 2],
+    digests: Vec<Digest>,
+}
+
+static WORLD: LazyLock<World> = LazyLock::new(|| {
+    let (one, two) = (manifest("one", "one"), manifest("two", "two"));
+    let (fake, both) = (manifest("two", "fake"), index(&[&one, &two]));
+    let mixed = index(&[&one, &fake]);
+    let documents = vec![
+        (one.clone(), None),
+        (two.clone(), None),
+        (both.clone(), Some(one.clone())),
+        (both.clone(), Some(two.clone())),
+        (fake.clone(), None),
+        (mixed.clone(), Some(one.clone())),
+        (mixed.clone(), Some(fake.clone())),
+    ];
+    let digests = [&one, &two, &both, &fake, &mixed].map(|document| document.digest).to_vec();
+    let ids = ["one", "two"].map(|text| ImageId::of_config(Digest::of(text.as_bytes())));
+    World { keys: [Pair::p256(), Pair::p256()], documents, ids, digests }
+});
+
+/// Each key's signature of each document that is not made by the attacker.
+static SIGNATURES: LazyLock<Vec<(usize, UntrustedClaim)>> = LazyLock::new(|| {
+    let sign = |key: usize| {
+        WORLD.digests[..3].iter().map(move |digest| (key, signed(&WORLD.keys[key], *digest)))
+    };
+    (0..2).flat_map(sign).collect()
+});
+
+/// What the attacker does to a claim.
+#[derive(Clone, Debug)]
+enum Edit {
+    None,
+    /// Says that it was found for another digest.
+    Move(usize),
+    /// Says another digest in what was signed.
+    Forge(usize),
+    Flip(usize),
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => Just(Edit::None),
+        1 => (0..5usize).prop_map(Edit::Move),
+        1 => (0..5usize).prop_map(Edit::Forge),
+        1 => (0..400usize).prop_map(Edit::Flip),
+    ]
+}
+
+fn edited(mut claim: UntrustedClaim, edit: &Edit) -> UntrustedClaim {
+    let UntrustedBody::SimpleSigning { payload, signature } = &mut claim.body else {
+        unreachable!("all are simple signings")
+    };
+    match edit {
+        Edit::None => {}
+        Edit::Move(to) => claim.subject = WORLD.digests[*to],
+        Edit::Forge(to) => {
+            let text = String::from_utf8(payload.clone()).unwrap();
+            let from = WORLD.digests.iter().find(|digest| text.contains(&digest.hex())).unwrap();
+            *payload = text.replace(&from.hex(), &WORLD.digests[*to].hex()).into_bytes();
+            claim.subject = WORLD.digests[*to];
+        }
+        Edit::Flip(at) if *at % 2 == 0 => {
+            let at = at % signature.len();
+            signature[at] ^= 1;
+        }
+        Edit::Flip(at) => {
+            let at = at % payload.len();
+            payload[at] ^= 1;
+        }
+    }
+    claim
+}
+
+/// A document of the store, with claims of whatever kind.
+fn known() -> impl Strategy<Value = Known> {
+    let claims = || vec((0..6usize, edits()), 0..5);
+    let made = (0..7usize, claims(), claims(), any::<bool>(), any::<bool>());
+    made.prop_map(|(which, top, child, whole, child_whole)| {
+        let claims = |list: Vec<(usize, Edit)>| -> Vec<_> {
+            list.iter().map(|(which, edit)| edited(SIGNATURES[*which].1.clone(), edit)).collect()
+        };
+        let (document, below) = WORLD.documents[which].clone();
+        let below = below.map(|below| entry(below, &claims(child), child_whole));
+        Known::new(entry(document, &claims(top), whole), below).unwrap()
+    })
+}
+
+fn authorities() -> impl Strategy<Value = String> {
+    let key = |name: &str, key: usize| {
+        let pem = WORLD.keys[key].pem().replace('\n', "\n          ");
+        format!("    - name: {name}\n      publicKey:\n        pem: |\n          {pem}\n")
+    };
+    let (one, two) = (key("one", 0), key("two", 1));
+    let both = format!("{one}{two}");
+    let digests = format!("    - {{name: d, digests: ['{}']}}\n", WORLD.digests[0]);
+    let texts = vec![
+        format!("  authorities:\n{one}"),
+        format!("  authorities:\n{two}"),
+        format!("  authorities:\n{both}"),
+        format!("  atLeast: 2\n  authorities:\n{both}"),
+        format!("  authorities:\n{digests}"),
+        format!("  authorities:\n{digests}{two}"),
+    ];
+    select(texts)
+}
+
+fn policies() -> impl Strategy<Value = PolicySet> {
+    let images = select(vec!["**", "a.io/**", "a.io/one", "b.io/**"]);
+    let scope = select(vec!["", ", namespaces: [shop]", ", namespaces: [kitchen]"]);
+    let policy = (images, scope, authorities()).prop_map(|(images, scope, authorities)| {
+        format!("spec:\n  match: {{images: ['{images}']{scope}}}\n{authorities}")
+    });
+    vec(policy, 1..4).prop_map(|policies| {
+        let texts = policies.iter().enumerate().map(|(number, spec)| {
+            format!(
+                "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\n\
+                 metadata: {{name: p{number}}}\n{spec}"
+            )
+        });
+        let text = texts.collect::<Vec<_>>().join("---\n");
+        source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap()
+    })
+}
+
+fn questions() -> impl Strategy<Value = Question> {
+    let name = prop_oneof![
+        select(vec!["a.io/one:v1", "a.io/two:v1", "b.io/x:v1"]).prop_map(str::to_owned),
+        (0..5usize).prop_map(|digest| format!("a.io/one@{}", WORLD.digests[digest])),
+    ];
+    (select(WORLD.ids.to_vec()), vec(name, 0..3)).prop_map(|(id, names)| Question {
+        id,
+        names: names.iter().map(|name| name.parse().unwrap()).collect(),
+        caller: Caller::of(Some("shop".into())),
+    })
+}
+
+/// What everybody signed of the documents by which an image can be known, unedited.
+fn genuine(known: &Known) -> Evidence {
+    let subjects = [Some(known.digest()), known.child().map(|child| child.manifest.digest)];
+    let about = |claim: &UntrustedClaim| subjects.contains(&Some(claim.subject));
+    let claims = SIGNATURES.iter().map(|(_, claim)| claim.clone()).filter(about).collect();
+    Evidence { claims, gaps: Vec::new() }
+}
+
+/// Whether the image may start by genuine evidence under each of its names.
+fn deserved(policies: &PolicySet, question: &Question) -> bool {
+    let bare =
+        |manifest: &Fetched| Entry { manifest: manifest.clone(), claims: Vec::new(), whole: true };
+    let all: Vec<_> = WORLD
+        .documents
+        .iter()
+        .map(|(top, child)| Known::new(bare(top), child.as_ref().map(bare)).unwrap())
+        .filter(|known| known.id() == question.id)
+        .collect();
+    let may = |name: &ImageRef| {
+        let selected = policies.select(name, question.caller.namespace.as_deref());
+        selected.is_ok_and(|selected| {
+            all.iter().filter(|known| fits(known, name)).any(|known| {
+                let image = known.resolved(&name.repository);
+                let now = Timestamp::UNIX_EPOCH;
+                decide::decide(&selected, &image, &genuine(known), &question.caller, now).0.is_ok()
+            })
+        })
+    };
+    !question.names.is_empty() && question.names.iter().all(may)
+}
+
+proptest! {
+    /// With all of its documents and claims in the attacker's hands, the store proves no more
+    /// than what was signed.
+    #[test]
+    fn an_edited_store_takes_permissions_away_and_gives_none(
+        knowns in vec(known(), 0..8),
+        policies in policies(),
+        question in questions(),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let local = Local::new(Store::open(directory.path()).0);
+        for known in &knowns {
+            local.store().keep(known).unwrap();
+        }
+        let judgement = local.judge(&policies, &question, Timestamp::UNIX_EPOCH);
+        let deserved = deserved(&policies, &question);
+        if let Ok(permit) = &judgement.decision {
+            prop_assert!(deserved);
+            prop_assert_eq!(permit.id(), Some(question.id));
+        }
+        let remembered = local.remembered(&policies, &question, Timestamp::UNIX_EPOCH);
+        prop_assert_eq!(remembered.is_some(), judgement.decision.is_ok());
+    }
+
+    /// With everything that was signed in the store, the judgement is that of genuine evidence.
+    #[test]
+    fn a_whole_store_proves_all_that_was_signed(
+        policies in policies(),
+        question in questions(),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let local = Local::new(Store::open(directory.path()).0);
+        for (top, child) in &WORLD.documents {
+            let with = |manifest: &Fetched| {
+                let claims = SIGNATURES.iter().map(|(_, claim)| claim.clone());
+                let about: Vec<_> =
+                    claims.filter(|claim| claim.subject == manifest.digest).collect();
+                entry(manifest.clone(), &about, true)
+            };
+            local.store().keep(&Known::new(with(top), child.as_ref().map(with)).unwrap()).unwrap();
+        }
+        let judgement = local.judge(&policies, &question, Timestamp::UNIX_EPOCH);
+        let deserved = deserved(&policies, &question);
+        prop_assert_eq!(judgement.decision.is_ok(), deserved, "{:?}", judgement.decision);
+    }
+}

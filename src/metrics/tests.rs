@@ -1,0 +1,92 @@
+use jiff::Timestamp;
+
+use super::*;
+use crate::{policy::source, refusal::Code};
+
+fn sources() -> Sources {
+    Sources {
+        policies: policy::Current::default(),
+        inventory: watch::Sender::new(None).subscribe(),
+    }
+}
+
+/// The samples, without those of the histogram's buckets.
+fn samples(metrics: &Metrics, sources: &Sources) -> Vec<String> {
+    let text = metrics.text(sources);
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let is_sample = |line: &&str| !line.starts_with('#') && !line.contains("_bucket{");
+    let mut samples: Vec<_> = text.lines().filter(is_sample).map(str::to_owned).collect();
+    samples.sort();
+    samples
+}
+
+#[test]
+fn what_stands_in_the_audit_log_is_counted() {
+    let (metrics, sources) = (Metrics::default(), sources());
+    let record = |event| Record::new(event, "message");
+    let allow = Record {
+        decision: Some(Outcome::Allow),
+        duration_us: Some(2_000_000),
+        ..record(Event::Pull)
+    };
+    let deny = Record {
+        decision: Some(Outcome::Deny),
+        reason: Some(Code::SignatureMissing),
+        duration_us: Some(500_000),
+        ..record(Event::Create)
+    };
+    let broken = Record { decision: Some(Outcome::Warn), ..record(Event::BreakGlass) };
+    for event in [Event::Start, Event::Policy, Event::Stop] {
+        metrics.recorded(&record(event), 1);
+    }
+    for judged in [&allow, &deny, &deny, &broken] {
+        metrics.recorded(judged, 2);
+    }
+    let container = Some("c".to_owned());
+    let drift = Record { container: container.clone(), ..record(Event::Drift) };
+    metrics.recorded(&Record { reason: Some(Code::Revoked), ..drift.clone() }, 3);
+    metrics.recorded(&drift, 4);
+    metrics.recorded(&record(Event::Drift), 5);
+    metrics.unrecorded(&allow, &Refusal::new(Code::AuditUnavailable, "full"));
+    assert_eq!(
+        samples(&metrics, &sources),
+        [
+            "portcullis_audit_unavailable_total 1",
+            "portcullis_break_glass_total 1",
+            "portcullis_drift_total{reason=\"audit_log\"} 1",
+            "portcullis_drift_total{reason=\"revoked\"} 1",
+            "portcullis_drift_total{reason=\"unpermitted\"} 1",
+            "portcullis_judgement_duration_seconds_count 3",
+            "portcullis_judgement_duration_seconds_sum 3.0",
+            "portcullis_judgements_total{event=\"break_glass\",decision=\"warn\",reason=\"none\"} 1",
+            "portcullis_judgements_total{event=\"create\",decision=\"deny\",\
+             reason=\"signature_missing\"} 2",
+            "portcullis_judgements_total{event=\"pull\",decision=\"allow\",reason=\"none\"} 1",
+            "portcullis_policies 0",
+        ]
+    );
+}
+
+#[test]
+fn the_policy_set_in_force_is_the_only_one_shown() {
+    let (metrics, sources) = (Metrics::default(), sources());
+    for name in ["first", "second"] {
+        let text = format!(
+            "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: {name}}}\n\
+             spec:\n  match: {{images: ['**']}}\n  \
+             authorities: [{{name: a, unsigned: {{reason: test}}}}]\n"
+        );
+        let set = Arc::new(source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap());
+        sources.policies.replace(set.clone());
+        let samples = samples(&metrics, &sources);
+        let shown: Vec<_> = samples.iter().filter(|line| line.contains("polic")).collect();
+        let digest = set.digest();
+        assert_eq!(
+            shown,
+            [
+                "portcullis_policies 1",
+                &format!("portcullis_policy_set_info{{digest=\"{digest}\"}} 1")
+            ]
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! Evidence is kept: across pulls, across processes, and while the registry is away.
+
+use std::fs;
+
+use crate::support::{
+    cri::{CREATE_CONTAINER, PULL_IMAGE, pull},
+    registry::{Fault, Match},
+    sign::{self, Signer},
+};
+
+use super::{Node, creation, invalid, pull_by, send, shown, swap, unasked};
+
+/// What the registry is asked for signatures.
+fn of_signatures(asked: &[String]) -> Vec<&String> {
+    asked.iter().filter(|one| one.contains(".sig") || one.contains("/referrers/")).collect()
+}
+
+#[tokio::test]
+async fn a_repeated_pull_asks_for_the_manifest_and_no_signature() {
+    let node = Node::new();
+    let gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let id = pull_by(&client, &name).await;
+    assert!(!of_signatures(&node.registry.asked()).is_empty());
+    let before = node.registry.asked().len();
+    assert_eq!(pull_by(&client, &name).await, id);
+    assert_eq!(node.registry.asked()[before..], ["GET /v2/app/manifests/v1"]);
+    let records = gate.records("pull");
+    assert_eq!(records[0]["policies"], records[1]["policies"]);
+    assert_eq!(records[0]["message"], records[1]["message"]);
+}
+
+#[tokio::test]
+async fn evidence_that_satisfies_no_more_asks_the_registry_again() {
+    let node = Node::new();
+    let (second, third) = (Signer::new(), Signer::new());
+    let gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let id = pull_by(&client, &name).await;
+    let policy = |keys: &[(&str, &Signer)]| {
+        sign::policy("app", &node.name("app"), keys)
+            .replace("  authorities", "  atLeast: 2\n  authorities")
+    };
+    swap(&gate, "app.yaml", &policy(&[("one", &node.key), ("two", &second)])).await;
+    let before = node.registry.asked().len();
+    let told = client.unary(PULL_IMAGE, &pull(&name, "shop")).await.status();
+    assert_eq!(told.0, 2, "{told:?}");
+    assert!(!of_signatures(&node.registry.asked()[before..]).is_empty());
+
+    // The second signature; the tag of the first is overwritten, and what was seen is not unseen.
+    second.sign_simple(&node.registry, "app", node.digest);
+    assert_eq!(pull_by(&client, &name).await, id);
+    assert_eq!(send(&client, &creation(&id, &name).message()).await.status().0, 0);
+    let before = node.registry.asked().len();
+    assert_eq!(pull_by(&client, &name).await, id);
+    assert_eq!(node.registry.asked().len(), before + 1);
+
+    swap(&gate, "app.yaml", &policy(&[("one", &node.key), ("three", &third)])).await;
+    let told = client.unary(PULL_IMAGE, &pull(&name, "shop")).await.status();
+    assert_eq!(told.0, 2, "{told:?}");
+    let told = send(&client, &creation(&id, &name).message()).await.status();
+    assert_eq!(told.0, 2, "{told:?}");
+    assert_eq!(node.calls(CREATE_CONTAINER), 1);
+}
+
+#[tokio::test]
+async fn what_was_proven_starts_after_a_restart_without_any_registry() {
+    let node = Node::new();
+    let mut gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let id = pull_by(&client, &name).await;
+    node.registry.push_image("app", "v2");
+    let unproven = node.shelf.pull(&node.name("app:v2"));
+    node.registry.fault(Match::any(), Fault::Status(503, Vec::new(), String::new()));
+    gate.crash_and_restart();
+    let client = gate.client().await;
+    let before = node.registry.asked().len();
+    for image in [&*id, &name] {
+        assert_eq!(send(&client, &creation(image, &name).message()).await.status().0, 0);
+    }
+    assert_eq!(shown(&client, &name).await, id);
+    let told = send(&client, &creation(&unproven, &name).message()).await.status();
+    assert_eq!(told.0, 2);
+    // A new policy is applied to what is kept.
+    swap(&gate, "app.yaml", &node.policy("app", &Signer::new())).await;
+    let told = send(&client, &creation(&id, &name).message()).await.status();
+    let why = format!(
+        "{}@{}: policy \"app\" requires 1 of 1 authority: \"release\": no signature by this key (1 \
+         signature found)",
+        node.name("app"),
+        node.digest
+    );
+    assert_eq!(told, invalid(&why));
+    assert_eq!(shown(&client, &name).await, "");
+    assert_eq!(node.registry.asked().len(), before);
+    assert_eq!(node.calls(CREATE_CONTAINER), 2);
+}
+
+#[tokio::test]
+async fn what_is_kept_can_be_spoilt_and_proves_nothing_then() {
+    let node = Node::new();
+    let mut gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let id = pull_by(&client, &name).await;
+    let evil = node.registry.push_image("app", "v2");
+    let evil_id = node.shelf.pull(&node.name("app:v2"));
+    let evidence = gate.path().join("state/evidence");
+    let file = |id: &str, digest: portcullis::image::Digest| {
+        evidence.join(&id[7..]).join(format!("{}.json", digest.hex()))
+    };
+    let good = file(&id, node.digest);
+    let text = fs::read_to_string(&good).unwrap();
+    // The proof of one image in the place of another's.
+    fs::create_dir_all(file(&evil_id, evil).parent().unwrap()).unwrap();
+    for text in [&*text, &text.replace(&node.digest.to_string(), &evil.to_string())] {
+        fs::write(file(&evil_id, evil), text).unwrap();
+        gate.crash_and_restart();
+        let client = gate.client().await;
+        let told = send(&client, &creation(&evil_id, &name).message()).await.status();
+        let why = unasked(&format!("{}@{evil}", node.name("app")), "app");
+        assert_eq!(told, invalid(&why));
+    }
+    for spoilt in ["", "{}", &text[..text.len() / 2], &text.replace("signature", "payload")] {
+        fs::write(&good, spoilt).unwrap();
+        gate.crash_and_restart();
+        let client = gate.client().await;
+        let told = send(&client, &creation(&id, &name).message()).await.status();
+        let why = unasked(&format!("{}@{}", node.name("app"), node.digest), "app");
+        assert_eq!(told, invalid(&why), "{spoilt}");
+    }
+    assert_eq!(node.calls(CREATE_CONTAINER), 0);
+    // A pull mends it.
+    let client = gate.client().await;
+    pull_by(&client, &name).await;
+    assert_eq!(send(&client, &creation(&id, &name).message()).await.status().0, 0);
+}
+
+#[tokio::test]
+async fn of_an_index_the_signature_and_the_child_are_kept() {
+    let node = Node::new();
+    let child = node.registry.push_image("app", None);
+    let other = node.registry.push_image("app", None);
+    let index =
+        node.registry.push_index("app", Some("multi"), &[(other, "arm64"), (child, "amd64")]);
+    node.key.sign_simple(&node.registry, "app", index);
+    let mut gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:multi");
+    let id = pull_by(&client, &name).await;
+    let before = node.registry.asked().len();
+    assert_eq!(pull_by(&client, &name).await, id);
+    assert_eq!(node.registry.asked()[before..], ["GET /v2/app/manifests/multi"]);
+    node.registry.fault(Match::any(), Fault::CloseConnection);
+    gate.crash_and_restart();
+    let client = gate.client().await;
+    let by_index = node.name(&format!("app@{index}"));
+    let by_child = node.name(&format!("app@{child}"));
+    for user in [&name, &by_index, &by_child] {
+        assert_eq!(send(&client, &creation(&id, user).message()).await.status().0, 0, "{user}");
+    }
+    let record = gate.records("create").pop().unwrap();
+    assert_eq!(record["image"]["digest"], index.to_string());
+    assert_eq!(record["image"]["id"], id);
+}

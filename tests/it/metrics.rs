@@ -1,0 +1,85 @@
+//! Metrics as Prometheus would fetch them.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+};
+
+use crate::support::{
+    cri::{PULL_IMAGE, pull},
+    gate::Setup,
+    runtime::{FakeRuntime, ok},
+};
+
+/// Sends these bytes, and returns what comes back until the end.
+fn talk(socket: &Path, request: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn judgements_are_counted_as_they_stand_in_the_audit_log() {
+    let runtime = FakeRuntime::start(|_| ok(b""));
+    let setup = Setup::before(runtime.socket());
+    let socket = setup.path().join("metrics.sock");
+    // Left behind by a daemon that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let gate = setup.metrics(&format!("unix:{}", socket.display())).start();
+    assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let client = gate.client().await;
+    client.unary(PULL_IMAGE, &pull("hostile\"name:v1", "shop")).await;
+    client.unary(PULL_IMAGE, &pull("plumbus:v1", "sh\"op")).await;
+    let get =
+        |path: &str| talk(&socket, format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes());
+    let answer = get("/metrics");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+    for (reason, count) in [("malformed_request", 1), ("policy_unavailable", 1)] {
+        let sample = format!(
+            "\nportcullis_judgements_total{{event=\"pull\",decision=\"deny\",reason=\"{reason}\"}} {count}\n"
+        );
+        assert!(answer.contains(&sample), "{sample}{answer}");
+    }
+    for name in ["hostile", "plumbus", "shop", "sh\\"] {
+        assert!(!answer.contains(name), "{name}: {answer}");
+    }
+    assert!(get("/").starts_with("HTTP/1.1 404 Not Found\r\n"));
+    let post = talk(&socket, b"POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+    assert!(post.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{post}");
+    let many: String = (0..100).map(|n| format!("x-{n}: y\r\n")).collect();
+    let many = talk(&socket, format!("GET /metrics HTTP/1.1\r\n{many}\r\n").as_bytes());
+    assert!(many.starts_with("HTTP/1.1 431 "), "{many}");
+}
+
+#[test]
+fn an_address_in_use_ends_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
+    let setup = Setup::before(&directory.path().join("runtime.sock")).metrics(&taken.to_string());
+    let (status, log) = setup.start_in_vain();
+    assert_eq!(status.code(), Some(78), "{log}");
+    let message = format!(
+        "metrics cannot be served at {taken}: Address already in use (os error 98); choose another \
+         metrics.listen"
+    );
+    assert!(log.contains(&message), "{log}");
+}
+
+#[test]
+fn a_file_is_not_taken_for_a_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metrics.sock");
+    std::fs::write(&path, "mine").unwrap();
+    let setup = Setup::before(&directory.path().join("runtime.sock"))
+        .metrics(&format!("unix:{}", path.display()));
+    let (status, log) = setup.start_in_vain();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+}
