@@ -68,3 +68,85 @@ pub(super) fn appraise(
     let refusal = (!accepted).then(|| refusal.unwrap_or_else(unknown));
     Appraisal { refusal, lacking }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{evidence::Entry, policy::source, resolve::Fetched};
+
+    /// An image about which nobody was asked.
+    fn known() -> Known {
+        let digest = Digest::of(b"blob");
+        let body = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+            "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":1}},
+            "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":1}}]}}"#
+        );
+        let media_type = "application/vnd.oci.image.manifest.v1+json".into();
+        let digest = Digest::of(body.as_bytes());
+        let manifest = Fetched { digest, media_type, body: body.into() };
+        Known::new(Entry { manifest, claims: Vec::new(), whole: false }, None).unwrap()
+    }
+
+    /// Who wants the image, by lines of `spec` and whether the policy is satisfied by it.
+    fn appraised(names: &[&str], policies: &[(&str, bool)]) -> (Option<Code>, Vec<String>) {
+        let text = policies.iter().enumerate().map(|(number, (lines, accepts))| {
+            let authority = match accepts {
+                true => "unsigned: {reason: test}".to_owned(),
+                false => format!("digests: [\"{}\"]", Digest::of(b"another")),
+            };
+            format!(
+                "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\n\
+                 metadata: {{name: p{number}}}\nspec:\n  {lines}\n  \
+                 authorities: [{{name: a, {authority}}}]\n---\n"
+            )
+        });
+        let text: String = text.collect();
+        let set = source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap();
+        let names: Vec<ImageRef> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let known = known();
+        let now = Timestamp::UNIX_EPOCH;
+        let Appraisal { refusal, lacking } = appraise(known.digest(), &[known], &names, &set, now);
+        let lacking = lacking.iter().map(ToString::to_string).collect();
+        (refusal.map(|refusal| refusal.code), lacking)
+    }
+
+    const ALL: &str = "match: {images: ['**']}";
+    const SHOP: &str = "match: {images: ['**'], namespaces: [shop]}";
+    const DEV: &str = "match: {images: ['**'], namespaces: [dev]}";
+
+    #[test]
+    fn evidence_is_lacking_where_any_policy_wants_more() {
+        assert_eq!(appraised(&["a.io/x:v1"], &[(ALL, true)]), (None, vec![]));
+        let lacks = vec!["a.io/x".to_owned()];
+        let (why, lacking) = appraised(&["a.io/x:v1"], &[(ALL, false)]);
+        assert!(why.is_some() && lacking == lacks);
+        // Somebody may have it, and somebody else could if there were more.
+        assert_eq!(appraised(&["a.io/x:v1"], &[(SHOP, true), (DEV, false)]), (None, lacks.clone()));
+        // A policy that only warns wants it as well.
+        let warn = "mode: Warn\n  match: {images: ['**']}";
+        assert_eq!(appraised(&["a.io/x:v1"], &[(warn, false)]), (None, lacks));
+    }
+
+    #[test]
+    fn nobody_is_asked_where_no_answer_helps() {
+        let none = Some(Code::NoPolicyMatches);
+        assert_eq!(
+            appraised(&["a.io/x:v1"], &[("match: {images: ['b.io/**']}", true)]),
+            (none, vec![])
+        );
+        assert_eq!(appraised(&[], &[(ALL, true)]), (none, vec![]));
+        let digest = "reference: Digest\n  match: {images: ['**']}";
+        let tagged = appraised(&["a.io/x:v1"], &[(digest, true)]);
+        assert_eq!(tagged, (Some(Code::DigestRequired), vec![]));
+    }
+
+    #[test]
+    fn one_name_that_is_accepted_is_enough() {
+        let only = "match: {images: ['b.io/**']}";
+        let names = ["a.io/x:v1", "b.io/y:v1"];
+        assert_eq!(appraised(&names, &[(only, true)]), (None, vec![]));
+        let policies = [(only, true), ("match: {images: ['a.io/**']}", false)];
+        assert_eq!(appraised(&names, &policies), (None, vec!["a.io/x".into()]));
+    }
+}

@@ -95,3 +95,50 @@ fn asked_for(container: &Container) -> &str {
         false => &container.user_specified,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{image::Digest, named::ImageId};
+
+    fn container(requested: &str, written: &str, namespace: &str) -> Container {
+        Container {
+            id: "c".into(),
+            name: "web\"\n".into(),
+            running: true,
+            requested: requested.into(),
+            user_specified: written.into(),
+            image: Some(ImageId::of_config(Digest::of(b"x"))),
+            pod: [namespace.into(), "web-0".into(), "u".into()],
+        }
+    }
+
+    #[test]
+    fn a_container_is_asked_about_as_its_creation_would_be() {
+        let names = ["a.io/x:v1".to_owned(), "a.io/x:v2".into(), "b.io/y:v1".into()];
+        let id = ImageId::of_config(Digest::of(b"x")).to_string();
+        let names_of = |requested: &str, written: &str| {
+            let question = question(&container(requested, written, "shop"), &names).unwrap();
+            assert_eq!(question.caller, Caller::of(Some("shop".into())));
+            question.names.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names_of(&id, "c.io/z:v1"), ["c.io/z:v1"]);
+        assert_eq!(names_of("b.io/y:v1", ""), ["b.io/y:v1"]);
+        // Neither an ID nor a name that the image does not have says where it is from.
+        assert_eq!(names_of(&id, ""), ["a.io/x:v1", "b.io/y:v1"]);
+        assert_eq!(names_of("c.io/z:v1", &id), ["a.io/x:v1", "b.io/y:v1"]);
+        let nowhere = question(&container(&id, "", ""), &[]).unwrap();
+        assert_eq!((nowhere.names.len(), nowhere.caller), (0, Caller::default()));
+        let unsaid = Container { image: None, ..container(&id, "a.io/x:v1", "shop") };
+        assert_eq!(question(&unsaid, &names), None);
+    }
+
+    #[test]
+    fn hostile_names_are_shown_in_pieces() {
+        let record = unpermitted(&container("x", &"y\n".repeat(200), &"n\n".repeat(200)));
+        assert!(record.message.starts_with("container \"web\\\"\\n\" in pod n\\nn\\n"));
+        assert!(record.message.len() < 600, "{}", record.message);
+        assert!(record.image.unwrap().requested.len() < 300);
+        assert_eq!((record.decision, record.reason), (None, None));
+    }
+}
