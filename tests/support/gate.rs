@@ -220,7 +220,9 @@ fn log_of(directory: &Path) -> String {
 /// The records of one kind of event in an audit log.
 pub(crate) fn records(audit_file: &Path, event: &str) -> Vec<Value> {
     let text = fs::read_to_string(audit_file).unwrap_or_default();
-    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    // A line that is still being written is none yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let records = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     records.filter(|record| record["event"] == event).collect()
 }
 
