@@ -34,13 +34,15 @@ pub struct Findings {
     pub id: Option<ImageId>,
     /// What each matching policy found.
     pub policies: Vec<PolicyReport>,
-    /// What a registry sent, to be kept on this node when the runtime has the image.
+    /// What proved it, to be kept on this node when the runtime has the image.
     pub gathered: Option<Arc<Gathered>>,
 }
 
 /// What a registry sent about an image.
 #[derive(Debug)]
 pub struct Gathered {
+    /// Whether the registry was asked for evidence: what is on the node was not enough.
+    pub fresh: bool,
     /// The manifest or index that was judged.
     pub manifest: Fetched,
     /// What it was resolved to.

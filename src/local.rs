@@ -140,24 +140,40 @@ impl Local {
         holds.then(|| verdict.judgement.clone())
     }
 
-    /// Whether anybody may have the image by this name. It is for the call that asks whether an
-    /// image is there and names no pod; who then starts it is judged. Blocks on the disk.
-    pub fn accepts_for_somebody(
+    /// Whether anybody may have the image by this name, and if not, why. It is for the call that
+    /// asks whether an image is there and names no pod; who then starts it is judged. Blocks on
+    /// the disk.
+    pub fn for_anybody(
         &self,
         policies: &PolicySet,
         id: ImageId,
         name: &ImageRef,
         now: Timestamp,
-    ) -> bool {
-        if self.in_runtime().checkpoints.contains_key(&id) {
-            return false;
+    ) -> Result<(), Judgement> {
+        let mut findings = Findings { id: Some(id), ..Findings::under(policies) };
+        let refused = |refusal, findings| Err(Judgement { decision: Err(refusal), findings });
+        if let Some(checkpoint) = self.in_runtime().checkpoints.get(&id) {
+            return refused(restorable(id, Some(name), *checkpoint), findings);
         }
-        let Some(selected) = policies.covering_somewhere(name) else { return false };
-        let known = self.store.of_id(id);
-        known.iter().filter(|known| fits(known, name)).any(|known| {
-            let image = known.resolved(&name.repository);
-            decide::acceptable_somewhere(&selected, &image, &known.evidence(), now)
-        })
+        let Some(selected) = policies.covering_somewhere(name) else {
+            let nobody = || Refusal::new(Code::NoPolicyMatches, "no policy matches").about(name);
+            let refusal = policies.select(name, None).err().unwrap_or_else(nobody);
+            return refused(refusal, findings);
+        };
+        let mut refusal = None;
+        for known in self.store.of_id(id).iter().filter(|known| fits(known, name)) {
+            let (image, evidence) = (known.resolved(&name.repository), known.evidence());
+            if decide::acceptable_somewhere(&selected, &image, &evidence, now) {
+                return Ok(());
+            }
+            let caller = Caller::default();
+            let (decision, reports) = decide::decide(&selected, &image, &evidence, &caller, now);
+            if let (Err(why), None) = (decision, &refusal) {
+                (findings.image, findings.policies) = (Some(image.image), reports);
+                refusal = Some(why);
+            }
+        }
+        refused(refusal.unwrap_or_else(|| unknown(id, name)), findings)
     }
 
     /// Judges, and remembers a permission. Blocks on the disk.
@@ -173,7 +189,7 @@ impl Local {
         // With the verdicts locked, so that a mark is seen here or takes the verdict away again.
         let mut verdicts = self.verdicts();
         if let Some(checkpoint) = self.in_runtime().checkpoints.get(&question.id) {
-            judgement.decision = Err(restorable(question, *checkpoint));
+            judgement.decision = Err(restorable(question.id, question.names.first(), *checkpoint));
         }
         let judgement = Arc::new(judgement);
         if judgement.decision.is_ok() {
@@ -199,8 +215,12 @@ pub fn judge_known(
     now: Timestamp,
 ) -> (Judgement, (Timestamp, Timestamp)) {
     let mut findings = Findings { id: Some(question.id), ..Findings::under(policies) };
-    let mut window = (Timestamp::MIN, Timestamp::MAX);
     let mut decision = Err(nameless(question.id));
+    let mut window = (Timestamp::MIN, Timestamp::MAX);
+    // The same contents under another manifest are no better for that.
+    if let Some(refusal) = known.iter().find_map(|known| revoked(known, policies, question)) {
+        return (Judgement { decision: Err(refusal), findings }, window);
+    }
     for name in &question.names {
         let judged = judge_name(known, &evidence, policies, question, name, now, &mut findings);
         let (permit, (from, until)) = match judged {
@@ -218,6 +238,12 @@ pub fn judge_known(
         }
     }
     (Judgement { decision, findings }, window)
+}
+
+fn revoked(known: &Known, policies: &PolicySet, question: &Question) -> Option<Refusal> {
+    let name = question.names.first()?;
+    let image = known.resolved(&name.repository);
+    decide::revoked(policies.revoked(), &image).map(|refusal| refusal.about(&image.image))
 }
 
 type Permitted = (decide::Permit, (Timestamp, Timestamp));
@@ -269,15 +295,15 @@ pub(crate) fn fits(known: &Known, name: &ImageRef) -> bool {
 }
 
 /// The refusal of an ID by which the runtime might restore a checkpoint.
-pub(crate) fn restorable(question: &Question, checkpoint: Digest) -> Refusal {
+pub(crate) fn restorable(id: ImageId, name: Option<&ImageRef>, checkpoint: Digest) -> Refusal {
     let why = format!(
         "the container runtime also has the checkpoint {checkpoint} under this image's ID, and \
          might restore that instead: remove it from the runtime"
     );
     let refusal = Refusal::new(Code::ImageMalformed, why);
-    match question.names.first() {
+    match name {
         Some(name) => refusal.about(name),
-        None => refusal.about(&question.id),
+        None => refusal.about(&id),
     }
 }
 

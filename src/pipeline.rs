@@ -6,6 +6,7 @@ mod image_status;
 mod sandbox;
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -160,6 +161,11 @@ impl Pipeline {
         let Some(gathered) = gathered else { return };
         let (runtime, local) = (self.0.runtime.clone(), self.0.local.clone());
         let keeping = self.0.threads.spawn(async move {
+            let digest = gathered.manifest.digest;
+            if !gathered.fresh && has(local.store(), digest, id).await {
+                local.looked_at([id]);
+                return;
+            }
             let entry = |manifest| gathered.entry(manifest);
             let top = entry(gathered.manifest.clone());
             let learning = timeout(JUDGEMENT, learn::of(&runtime, &top, entry)).await;
@@ -264,19 +270,30 @@ async fn stages(
         |evidence: &Evidence| decide::decide(&selected, &image, evidence, &wanted.caller, now);
     // Evidence does not age: what is on this node proves as much as when it was fetched.
     let kept = kept(store, image.image.digest).await;
-    if let Some(kept) = &kept
-        && let (Ok(permit), reports) = decide(kept)
-        && *permit.grounds() == decide::Grounds::Satisfied
-    {
-        findings.policies = reports;
-        return Ok(permit);
-    }
-    let mut evidence = evidence::gather(&repository, &image).await;
-    evidence.add(kept.unwrap_or_default());
-    let (decision, reports) = decide(&evidence);
+    let proven = |(decision, _): &(Result<Permit, Refusal>, _)| {
+        decision.as_ref().is_ok_and(|permit| *permit.grounds() == decide::Grounds::Satisfied)
+    };
+    let enough = kept.as_ref().map(&decide).filter(proven);
+    let fresh = enough.is_none();
+    let mut evidence = kept.unwrap_or_default();
+    let (decision, reports) = match enough {
+        Some(decided) => decided,
+        None => {
+            let kept = mem::replace(&mut evidence, evidence::gather(&repository, &image).await);
+            evidence.add(kept);
+            decide(&evidence)
+        }
+    };
     findings.policies = reports;
-    findings.gathered = Some(Arc::new(Gathered { manifest, image, evidence }));
+    findings.gathered = Some(Arc::new(Gathered { fresh, manifest, image, evidence }));
     decision
+}
+
+/// Whether it is known on this node that a manifest or index leads to this image.
+async fn has(store: &Store, digest: Digest, id: ImageId) -> bool {
+    let store = store.clone();
+    let known = tokio::task::spawn_blocking(move || store.of_digest(digest)).await;
+    known.is_ok_and(|known| known.iter().any(|known| known.id() == id))
 }
 
 /// What is known on this node about a manifest or index.

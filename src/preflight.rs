@@ -107,7 +107,11 @@ impl Preflight {
         let answers = ask::registries(self, &node, &sandbox, now, progress).await;
         let judge = |question: &Question| {
             if let Some(checkpoint) = node.checkpoints.get(&question.id) {
-                return Verdict::refused(local::restorable(question, *checkpoint));
+                return Verdict::refused(local::restorable(
+                    question.id,
+                    question.names.first(),
+                    *checkpoint,
+                ));
             }
             let known = self.known(&node, question);
             let evidence =

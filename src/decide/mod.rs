@@ -156,7 +156,7 @@ fn ask(
 }
 
 /// The image's own digest, its child's or its configuration's: each names the bytes that would run.
-fn revoked(revoked: &Revoked, image: &Resolved) -> Option<Refusal> {
+pub(crate) fn revoked(revoked: &Revoked, image: &Resolved) -> Option<Refusal> {
     let digests = image.subjects().chain(image.id.map(ImageId::config));
     digests.into_iter().find_map(|digest| {
         let by = revoked.digests.get(&digest)?;

@@ -21,6 +21,9 @@ use crate::{
 
 use super::{JUDGEMENT, Pipeline, fault};
 
+/// Most repositories of one image whose policies are held against it.
+const MAX_REPOSITORIES: usize = 64;
+
 impl Pipeline {
     /// Judges every image of a container, records the judgements, and lets it be created if, and
     /// only if, all were permitted.
@@ -163,16 +166,20 @@ impl Pipeline {
             let why = format!("the container runtime answers with another image, {}", found.id);
             return Err(Refusal::new(Code::Internal, why).about(&shown));
         }
-        let names = match (&image.named, written(image)) {
-            // A name that a person wrote, beside what a client made of it.
-            (_, Some(name))
-                if !begins(found.id, &image.user_specified) || is_among(&name, &found.names) =>
-            {
-                vec![name]
-            }
-            (Named::Reference(name), None) if is_among(name, &found.names) => vec![name.clone()],
-            _ => repositories(&found.names),
-        };
+        // What a person wrote, and what a client made of it: each must be accepted.
+        let mut names: Vec<ImageRef> = written(image)
+            .filter(|name| !begins(found.id, &image.user_specified) || is_among(name, &found.names))
+            .into_iter()
+            .collect();
+        if let Named::Reference(name) = &image.named
+            && is_among(name, &found.names)
+            && !names.contains(name)
+        {
+            names.push(name.clone());
+        }
+        if names.is_empty() {
+            names = every_repository(&found.names).map_err(|refusal| refusal.about(&found.id))?;
+        }
         Ok(Question { id: found.id, names, caller })
     }
 }
@@ -197,8 +204,29 @@ pub(crate) fn is_among(name: &ImageRef, names: &[String]) -> bool {
     names.iter().any(|other| other.parse::<ImageRef>().is_ok_and(|other| other == *name))
 }
 
-/// The names of an image that was asked for by none: each of its repositories once, by digest
-/// where the runtime says one. Whoever names no repository must satisfy the policies of all.
+/// The names of an image that was asked for by none: whoever names no repository must satisfy the
+/// policies of all. A name that cannot be read could be that of a policy, too.
+fn every_repository(names: &[String]) -> Result<Vec<ImageRef>, Refusal> {
+    if let Some(strange) = names.iter().find(|name| name.parse::<ImageRef>().is_err()) {
+        let why = format!(
+            "the container runtime has the image under a name that no policy can be held against, \
+             \"{}\": remove that name, or name the image in the pod",
+            shorten(strange)
+        );
+        return Err(Refusal::new(Code::NoPolicyMatches, why));
+    }
+    let found = repositories(names);
+    if found.len() > MAX_REPOSITORIES {
+        let why = format!(
+            "the container runtime has the image in more than {MAX_REPOSITORIES} repositories: \
+             name one in the pod"
+        );
+        return Err(Refusal::new(Code::LimitExceeded, why));
+    }
+    Ok(found)
+}
+
+/// The names of an image: each of its repositories once, by digest where the runtime says one.
 pub(crate) fn repositories(names: &[String]) -> Vec<ImageRef> {
     let mut found: Vec<ImageRef> = Vec::new();
     let mut all: Vec<ImageRef> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -236,6 +264,25 @@ mod tests {
         let found: Vec<_> = repositories(&names).iter().map(ToString::to_string).collect();
         assert_eq!(found, [format!("a.io/x@{digest}"), "b.io/y:v1".into()]);
         assert!(repositories(&[]).is_empty());
+    }
+
+    #[test]
+    fn whoever_names_no_repository_is_held_to_all() {
+        let names = |count| (0..count).map(|n| format!("a.io/x{n}:v1")).collect::<Vec<_>>();
+        assert_eq!(every_repository(&names(64)).unwrap().len(), 64);
+        let refusal = every_repository(&names(65)).unwrap_err();
+        assert_eq!(
+            (refusal.code, &*refusal.message),
+            (
+                Code::LimitExceeded,
+                "the container runtime has the image in more than 64 repositories: name one in \
+                 the pod"
+            )
+        );
+        let sha512 = format!("a.io/x@sha512:{}", "0".repeat(128));
+        let refusal = every_repository(&["a.io/x:v1".into(), sha512.clone()]).unwrap_err();
+        assert_eq!(refusal.code, Code::NoPolicyMatches);
+        assert!(refusal.message.contains("a.io/x@sha512:0000"), "{}", refusal.message);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
 use super::{
     Pipeline,
     create::{is_among, repositories},
+    fault,
 };
 
 impl Pipeline {
@@ -74,8 +75,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether the image is accepted under one of its names at least, for somebody. If not, the
-    /// judgement for a caller who names no pod says why.
+    /// Whether the image is accepted under one of its names at least, for somebody.
     async fn accepted_somewhere<'a>(
         &self,
         id: &str,
@@ -89,21 +89,29 @@ impl Pipeline {
         let mut first = None;
         for name in names {
             let question = Question { id, names: vec![name.clone()], caller: Caller::default() };
-            let judgement = self.judge_here(&policies, question).await;
-            if judgement.decision.is_ok() || self.for_somebody(&policies, id, name).await {
+            if self.judge_here(&policies, question).await.decision.is_ok() {
                 return Ok(());
             }
-            first.get_or_insert((judgement, Some(name)));
+            match self.for_anybody(&policies, id, name).await {
+                Ok(()) => return Ok(()),
+                Err(judgement) => first.get_or_insert((Arc::new(judgement), Some(name))),
+            };
         }
         let why = "the image has no name on this node, and policies go by names";
         Err(first.unwrap_or_else(|| refused(Refusal::new(Code::NoPolicyMatches, why).about(&id))))
     }
 
-    async fn for_somebody(&self, policies: &Arc<PolicySet>, id: ImageId, name: &ImageRef) -> bool {
+    async fn for_anybody(
+        &self,
+        policies: &Arc<PolicySet>,
+        id: ImageId,
+        name: &ImageRef,
+    ) -> Result<(), Judgement> {
         let (local, policies, name) = (self.0.local.clone(), policies.clone(), name.clone());
-        let asking = self.0.threads.spawn_blocking(move || {
-            local.accepts_for_somebody(&policies, id, &name, Timestamp::now())
-        });
-        asking.await.unwrap_or(false)
+        let asking = self
+            .0
+            .threads
+            .spawn_blocking(move || local.for_anybody(&policies, id, &name, Timestamp::now()));
+        asking.await.unwrap_or_else(|_| Err(Judgement::refused(fault())))
     }
 }
