@@ -2,6 +2,12 @@
 
 use std::fs;
 
+use portcullis::{
+    evidence::{Entry, Known, Store},
+    image::Version,
+    resolve::{Credentials, HostsDirectories, Registry},
+};
+
 use crate::support::{
     cri::{CREATE_CONTAINER, PULL_IMAGE, pull},
     registry::{Fault, Match},
@@ -165,4 +171,34 @@ async fn of_an_index_the_signature_and_the_child_are_kept() {
     let record = gate.records("create").pop().unwrap();
     assert_eq!(record["image"]["digest"], index.to_string());
     assert_eq!(record["image"]["id"], id);
+}
+
+#[tokio::test]
+async fn proof_that_came_for_another_platform_is_kept_for_this_one_too() {
+    let node = Node::new();
+    let child = node.registry.push_image("app", None);
+    let other = node.registry.push_image("app", None);
+    let index =
+        node.registry.push_index("app", Some("multi"), &[(other, "arm64"), (child, "amd64")]);
+    node.key.sign_simple(&node.registry, "app", index);
+    let mut gate = node.setup().start();
+    let name = node.name("app:multi");
+    let id = pull_by(&gate.client().await, &name).await;
+    // As from a pack that was made on a machine of the other kind.
+    let state = gate.path().join("state");
+    let known = Store::beside(&state).of_id(id.parse().unwrap()).remove(0);
+    let repository = node.name("app").parse().unwrap();
+    let hosts = Registry::new(HostsDirectories::parse(""));
+    let hosts = hosts.repo(&repository, &Credentials::Anonymous);
+    let manifest = hosts.manifest(&Version::Digest(other), 1 << 20).await.unwrap();
+    let other = Entry { manifest, claims: Vec::new(), whole: true };
+    let foreign = Known::new(known.top().clone(), Some(other)).unwrap();
+    fs::remove_dir_all(state.join("evidence")).unwrap();
+    Store::open(&state).0.keep(&foreign).unwrap();
+    gate.crash_and_restart();
+    let client = gate.client().await;
+    let before = node.registry.asked().len();
+    assert_eq!(pull_by(&client, &name).await, id);
+    assert!(of_signatures(&node.registry.asked()[before..]).is_empty());
+    assert_eq!(send(&client, &creation(&id, &name).message()).await.status().0, 0);
 }
