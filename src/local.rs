@@ -78,9 +78,9 @@ impl Local {
         &self.store
     }
 
-    /// Whether anything is known of an image: its manifests at least. Blocks on the disk.
+    /// Whether there is anything about an image: its manifests at least. Blocks on the disk.
     pub fn knows(&self, id: ImageId) -> bool {
-        !self.store.of_id(id).is_empty()
+        self.store.has(id)
     }
 
     /// Whether the runtime was asked what it has under this ID, since the start.

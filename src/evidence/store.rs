@@ -100,6 +100,12 @@ impl Store {
         self.with_memory(on_disk, |known| known.id() == id)
     }
 
+    /// Whether there is anything about an image, readable or not.
+    pub fn has(&self, id: ImageId) -> bool {
+        self.0.files.digests(id).is_ok_and(|digests| !digests.is_empty())
+            || lock(&self.0.memory).iter().any(|(known, _)| known.id() == id)
+    }
+
     /// What is known of the images with this manifest or index. Files that another process
     /// brought are seen a second later; a further manifest of an image that is known already,
     /// after the next [`Store::retain`].
