@@ -149,9 +149,10 @@ impl Local {
         id: ImageId,
         name: &ImageRef,
         now: Timestamp,
-    ) -> Result<(), Judgement> {
+    ) -> Result<(), Arc<Judgement>> {
         let mut findings = Findings { id: Some(id), ..Findings::under(policies) };
-        let refused = |refusal, findings| Err(Judgement { decision: Err(refusal), findings });
+        let refused =
+            |refusal, findings| Err(Arc::new(Judgement { decision: Err(refusal), findings }));
         if let Some(checkpoint) = self.in_runtime().checkpoints.get(&id) {
             return refused(restorable(id, Some(name), *checkpoint), findings);
         }

@@ -94,7 +94,7 @@ impl Pipeline {
             }
             match self.for_anybody(&policies, id, name).await {
                 Ok(()) => return Ok(()),
-                Err(judgement) => first.get_or_insert((Arc::new(judgement), Some(name))),
+                Err(judgement) => first.get_or_insert((judgement, Some(name))),
             };
         }
         let why = "the image has no name on this node, and policies go by names";
@@ -106,12 +106,12 @@ impl Pipeline {
         policies: &Arc<PolicySet>,
         id: ImageId,
         name: &ImageRef,
-    ) -> Result<(), Judgement> {
+    ) -> Result<(), Arc<Judgement>> {
         let (local, policies, name) = (self.0.local.clone(), policies.clone(), name.clone());
         let asking = self
             .0
             .threads
             .spawn_blocking(move || local.for_anybody(&policies, id, &name, Timestamp::now()));
-        asking.await.unwrap_or_else(|_| Err(Judgement::refused(fault())))
+        asking.await.unwrap_or_else(|_| Err(Arc::new(Judgement::refused(fault()))))
     }
 }
