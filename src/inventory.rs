@@ -37,6 +37,7 @@ use crate::{
 use appraise::{Appraisal, appraise};
 use ask::{Asked, Failures, ask};
 
+pub(crate) use ask::MAX_FAILURES;
 pub use summary::{Containers, Images, MAX_NAMED, Summary, Unproven};
 
 /// From one look to the next.
@@ -84,8 +85,8 @@ struct Memory {
     asked: Asked,
     /// What cannot be started, and was told of.
     unusable: BTreeSet<Digest>,
-    /// Drifts on record: container, policy set, reason.
-    drifted: BTreeSet<(String, Digest, Code)>,
+    /// Drifts on record: container, and what was last said of it, hashed.
+    drifted: BTreeMap<String, Digest>,
     /// Containers on record as not created here.
     unpermitted: BTreeSet<String>,
     /// The runtime was away at the last look.
@@ -155,8 +156,8 @@ impl Inventory {
             let gone = marked.difference(&live).copied().collect();
             self.parts.local.unmark(&gone);
             memory.asked.retain(&live, began);
-            self.forget(&looked, &containers, memory).await;
         }
+        self.forget(&looked, &containers, left_out == 0, memory).await;
         tell(&looked, memory);
 
         let running: Vec<_> =
@@ -300,11 +301,18 @@ impl Inventory {
         }
     }
 
-    /// Forgets what is not in the runtime any more. What runs needs no name there.
-    async fn forget(&self, looked: &[Looked], containers: &[Container], memory: &mut Memory) {
+    /// Forgets what is not in the runtime any more; images only where all were looked at. What
+    /// runs needs no name there.
+    async fn forget(
+        &self,
+        looked: &[Looked],
+        containers: &[Container],
+        all: bool,
+        memory: &mut Memory,
+    ) {
         let present: BTreeSet<String> =
             containers.iter().map(|container| container.id.clone()).collect();
-        memory.drifted.retain(|(container, ..)| present.contains(container));
+        memory.drifted.retain(|container, _| present.contains(container));
         memory.unpermitted.retain(|container| present.contains(container));
         let started = containers.iter().filter_map(|container| container.image);
         let live: BTreeSet<ImageId> =
@@ -312,7 +320,7 @@ impl Inventory {
         let (store, ledger) = (self.parts.local.store().clone(), self.parts.ledger.clone());
         let pruning = spawn_blocking(move || {
             ledger.retain(&present);
-            store.retain(&live, Timestamp::now())
+            if all { store.retain(&live, Timestamp::now()).map(drop) } else { Ok(()) }
         });
         if let Ok(Err(error)) = pruning.await {
             tracing::warn!(%error, "evidence about images that are gone is not removed");

@@ -214,7 +214,8 @@ impl Pipeline {
         };
         let wanted = &Wanted { caller: wanted.caller.seen_by(&policies), ..wanted.clone() };
         let key = (wanted.clone(), policies.digest());
-        let landed = self.0.flights.join(key, &self.0.threads, || {
+        let host = wanted.image.repository.registry();
+        let landed = self.0.flights.join(key, host, &self.0.threads, || {
             let (wanted, registry) = (wanted.clone(), self.0.registry.clone());
             let store = self.0.local.store().clone();
             async move {

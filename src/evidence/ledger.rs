@@ -1,5 +1,6 @@
 //! Which containers were permitted here: an empty file for each, below `containers/` in the state
-//! directory.
+//! directory. And which others are on record as not permitted: the same below `strangers/`, so
+//! that a restart does not tell of all of them once more.
 //!
 //! For reports only: containers that were started behind Portcullis's back, or before it came,
 //! are told from those that it let through. Nothing is allowed for what stands here, and whoever
@@ -18,7 +19,8 @@ use nix::fcntl::OFlag;
 
 /// Longest ID of a container, in bytes; runtimes make them of 64 characters.
 const MAX_ID: usize = 128;
-/// Most containers that are remembered.
+/// Most containers that are remembered of one run. Those of earlier ones are pruned by then, or
+/// the runtime does not tell which are there.
 const MAX_CONTAINERS: usize = 20_000;
 
 /// The containers that were permitted here. Clones share it. All calls block on the disk; errors
@@ -29,6 +31,7 @@ pub struct Ledger(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
+    strangers: PathBuf,
     /// Permitted since the runtime was last asked for its containers, which it then may not have
     /// told yet.
     recent: Mutex<BTreeSet<String>>,
@@ -38,7 +41,8 @@ impl Ledger {
     /// The ledger below the state directory. Nothing is read or written yet.
     pub fn open(state_directory: &Path) -> Self {
         let directory = state_directory.join("containers");
-        Self(Arc::new(Shared { directory, recent: Mutex::default() }))
+        let strangers = state_directory.join("strangers");
+        Self(Arc::new(Shared { directory, strangers, recent: Mutex::default() }))
     }
 
     /// Notes that a container was permitted.
@@ -49,37 +53,41 @@ impl Ledger {
         }
         {
             let mut recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            if recent.len() < MAX_CONTAINERS {
-                recent.insert(id.to_owned());
+            if recent.len() >= MAX_CONTAINERS {
+                return;
+            }
+            recent.insert(id.to_owned());
+            if recent.len() == MAX_CONTAINERS {
+                tracing::error!(
+                    "{MAX_CONTAINERS} containers were permitted since the runtime last told which \
+                     it has: further ones are not noted"
+                );
             }
         }
-        if let Err(error) = self.write(id) {
+        if let Err(error) = write(&self.0.directory, id) {
             let at = self.0.directory.display();
             tracing::error!("container {id} cannot be noted in {at} as permitted: {error}");
         }
     }
 
-    fn write(&self, id: &str) -> io::Result<()> {
-        match must_be_directory(&self.0.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o700).create(&self.0.directory)?;
-            }
-            done => done?,
-        }
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
-        match options.open(self.0.directory.join(id)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
+    /// Whether a container was permitted, as far as is remembered.
+    pub fn was_permitted(&self, id: &str) -> bool {
+        has(&self.0.directory, id)
+    }
+
+    /// Notes that a container is on record as not permitted.
+    pub fn told(&self, id: &str) {
+        if is_id(id)
+            && let Err(error) = write(&self.0.strangers, id)
+        {
+            let at = self.0.strangers.display();
+            tracing::warn!("container {id} cannot be noted in {at} as told of: {error}");
         }
     }
 
-    /// Whether a container was permitted, as far as is remembered.
-    pub fn was_permitted(&self, id: &str) -> bool {
-        is_id(id)
-            && must_be_directory(&self.0.directory).is_ok()
-            && fs::symlink_metadata(self.0.directory.join(id)).is_ok_and(|file| file.is_file())
+    /// Whether a container is on record as not permitted, as far as is remembered.
+    pub fn was_told(&self, id: &str) -> bool {
+        has(&self.0.strangers, id)
     }
 
     /// Forgets the containers that the runtime does not have any more. One that was permitted since
@@ -89,26 +97,50 @@ impl Ledger {
             let mut recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *recent)
         };
-        if let Err(error) = self.remove(|id| !live.contains(id) && !recent.contains(id))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            let at = self.0.directory.display();
-            tracing::error!("containers that are gone cannot be removed from {at}: {error}");
-        }
-    }
-
-    fn remove(&self, goes: impl Fn(&str) -> bool) -> io::Result<()> {
-        must_be_directory(&self.0.directory)?;
-        for entry in fs::read_dir(&self.0.directory)?.take(2 * MAX_CONTAINERS) {
-            let entry = entry?;
-            // What is no ID was not put there by us.
-            let gone = entry.file_name().to_str().is_some_and(|id| is_id(id) && goes(id));
-            if gone && entry.file_type()?.is_file() {
-                fs::remove_file(entry.path())?;
+        for directory in [&self.0.directory, &self.0.strangers] {
+            if let Err(error) = remove(directory, |id| !live.contains(id) && !recent.contains(id))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                let at = directory.display();
+                tracing::error!("containers that are gone cannot be removed from {at}: {error}");
             }
         }
-        Ok(())
     }
+}
+
+fn write(directory: &Path, id: &str) -> io::Result<()> {
+    match must_be_directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        done => done?,
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).custom_flags(flags.bits());
+    match options.open(directory.join(id)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn has(directory: &Path, id: &str) -> bool {
+    is_id(id)
+        && must_be_directory(directory).is_ok()
+        && fs::symlink_metadata(directory.join(id)).is_ok_and(|file| file.is_file())
+}
+
+fn remove(directory: &Path, goes: impl Fn(&str) -> bool) -> io::Result<()> {
+    must_be_directory(directory)?;
+    for entry in fs::read_dir(directory)?.take(2 * MAX_CONTAINERS) {
+        let entry = entry?;
+        // What is no ID was not put there by us.
+        let gone = entry.file_name().to_str().is_some_and(|id| is_id(id) && goes(id));
+        if gone && entry.file_type()?.is_file() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn is_id(id: &str) -> bool {
@@ -156,6 +188,34 @@ mod tests {
         assert!(ledger.was_permitted("a") && ledger.was_permitted("b"));
         ledger.retain(&live(&["a"]));
         assert!(ledger.was_permitted("a") && !ledger.was_permitted("b"));
+    }
+
+    #[test]
+    fn who_was_told_of_is_known_after_a_restart_and_forgotten_when_gone() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(state.path());
+        assert!(!ledger.was_told("a"));
+        ledger.told("a");
+        ledger.told("../b");
+        let again = Ledger::open(state.path());
+        assert!(again.was_told("a") && !again.was_permitted("a") && !again.was_told("../b"));
+        again.retain(&live(&["a"]));
+        assert!(again.was_told("a"));
+        again.retain(&live(&[]));
+        assert!(!again.was_told("a"));
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_noted_while_the_runtime_does_not_tell() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(state.path());
+        let noted = || fs::read_dir(state.path().join("containers")).unwrap().count();
+        (0..MAX_CONTAINERS + 5).for_each(|number| ledger.permit(&number.to_string()));
+        assert_eq!(noted(), MAX_CONTAINERS);
+        ledger.retain(&live(&[]));
+        ledger.retain(&live(&[]));
+        ledger.permit("a");
+        assert_eq!(noted(), 1);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const QUESTION: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(300);
 /// Failures of a host in one look after which it is left alone: one that is down must not cost a
 /// time-out for each image.
-const MAX_FAILURES: usize = 3;
+pub(crate) const MAX_FAILURES: usize = 3;
 
 /// Who was asked about what. In memory: after a start, all are asked once more.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     forward::Container,
+    image::Digest,
     judgement::Judgement,
     local::Question,
     policy::PolicySet,
@@ -34,12 +35,12 @@ impl Inventory {
             let record = running::drifted(container, question.as_ref(), &judgement, policies);
             let Some(record) = record else { continue };
             drifted += 1;
-            let Some(reason) = record.reason else { continue };
-            let told = (container.id.clone(), policies.digest(), reason);
-            if !memory.drifted.contains(&told) {
+            // Other policies that say the same of it are no news.
+            let told = Digest::of(record.message.as_bytes());
+            if memory.drifted.get(&container.id) != Some(&told) {
                 tracing::warn!("{}", record.message);
                 if self.parts.audit.record(record, ()).await.is_ok() {
-                    memory.drifted.insert(told);
+                    memory.drifted.insert(container.id.clone(), told);
                 }
             }
         }
@@ -64,10 +65,15 @@ impl Inventory {
     pub(super) async fn unpermitted(&self, containers: &[Container], memory: &mut Memory) -> usize {
         let ledger = self.parts.ledger.clone();
         let ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
-        let permitted: BTreeSet<String> =
-            spawn_blocking(move || ids.into_iter().filter(|id| ledger.was_permitted(id)).collect())
-                .await
-                .unwrap_or_default();
+        let looking = move || {
+            let (permitted, others): (BTreeSet<String>, BTreeSet<String>) =
+                ids.into_iter().partition(|id| ledger.was_permitted(id));
+            let told: Vec<String> = others.into_iter().filter(|id| ledger.was_told(id)).collect();
+            (permitted, told)
+        };
+        let (permitted, told) = spawn_blocking(looking).await.unwrap_or_default();
+        // By an earlier process.
+        memory.unpermitted.extend(told);
         let is_unpermitted = |container: &&Container| !permitted.contains(&container.id);
         let unpermitted: Vec<_> = containers.iter().filter(is_unpermitted).collect();
         for container in &unpermitted {
@@ -78,6 +84,8 @@ impl Inventory {
             tracing::warn!("{}", record.message);
             if self.parts.audit.record(record, ()).await.is_ok() {
                 memory.unpermitted.insert(container.id.clone());
+                let (ledger, id) = (self.parts.ledger.clone(), container.id.clone());
+                let _ = spawn_blocking(move || ledger.told(&id)).await;
             }
         }
         unpermitted.len()

@@ -62,7 +62,10 @@ impl Pipeline {
         }
         let (answer, created) = forward::create(upstream, head, &request, permits).await;
         if let Some(id) = created {
-            self.0.ledger.permit(&id);
+            // A disk that hangs holds up this call, and not the relay; nor is a note lost when the
+            // client gives up now.
+            let ledger = self.0.ledger.clone();
+            let _ = self.0.threads.spawn_blocking(move || ledger.permit(&id)).await;
         }
         answer
     }

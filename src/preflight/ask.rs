@@ -1,6 +1,9 @@
 //! What registries say about images whose proof is not on this node.
 
-use std::{cell::Cell, collections::BTreeMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
@@ -10,6 +13,7 @@ use crate::{
     decide::{self, Grounds},
     evidence::{self, Evidence, Known},
     image::{Digest, ImageRef, Repository},
+    inventory::MAX_FAILURES,
     named::ImageId,
     pipeline::JUDGEMENT,
     policy::Caller,
@@ -73,16 +77,56 @@ pub(super) async fn registries(
     }
     let (total, done) = (questions.len(), Cell::new(0));
     progress(0, total);
+    let failures = Failures::default();
     let asking = stream::iter(questions).map(|(key, (known, repository))| {
-        let done = &done;
+        let (done, failures) = (&done, &failures);
         async move {
-            let evidence = ask(preflight, registry, &known, &repository).await;
+            let evidence = match failures.gave_up(&repository) {
+                Some(mut gap) => {
+                    gap.add(known.evidence());
+                    gap
+                }
+                None => {
+                    let evidence = ask(preflight, registry, &known, &repository).await;
+                    failures.note(&repository, &evidence);
+                    evidence
+                }
+            };
             done.set(done.get() + 1);
             progress(done.get(), total);
             (key, evidence)
         }
     });
     Answers(asking.buffer_unordered(CONCURRENCY).collect().await)
+}
+
+/// How often each host failed, without an answer since. One that is down must not cost a time-out
+/// for each image of the node.
+#[derive(Default)]
+struct Failures(RefCell<BTreeMap<String, usize>>);
+
+impl Failures {
+    /// The gap in place of an answer, where the host is asked no more.
+    fn gave_up(&self, repository: &Repository) -> Option<Evidence> {
+        let host = repository.registry();
+        let failures = self.0.borrow().get(host).copied().unwrap_or_default();
+        let why = || {
+            let why = format!("{host} failed for {MAX_FAILURES} other images, and was not asked");
+            gap(Refusal::new(Code::RegistryUnreachable, why))
+        };
+        (failures >= MAX_FAILURES).then(why)
+    }
+
+    fn note(&self, repository: &Repository, evidence: &Evidence) {
+        let failed = evidence.gaps.iter().any(|gap| gap.code == Code::RegistryUnreachable);
+        let mut hosts = self.0.borrow_mut();
+        let failures = hosts.entry(repository.registry().to_owned()).or_default();
+        *failures = if failed { *failures + 1 } else { 0 };
+    }
+}
+
+fn gap(refusal: Refusal) -> Evidence {
+    Evidence { claims: Vec::new(), gaps: vec![refusal] }
 }
 
 /// Whether a registry's word could change anything.
@@ -100,7 +144,6 @@ async fn ask(
     known: &Known,
     repository: &Repository,
 ) -> Evidence {
-    let gap = |refusal| Evidence { claims: Vec::new(), gaps: vec![refusal] };
     let mut evidence = match (preflight.credentials)(repository) {
         Err(why) => gap(Refusal::new(Code::RegistryUnauthorized, why)),
         Ok(credentials) => {

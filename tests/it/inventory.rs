@@ -236,6 +236,34 @@ async fn a_container_that_other_policies_would_refuse_is_told_of_once_and_left_r
 }
 
 #[tokio::test]
+async fn a_restart_and_an_edit_tell_nothing_twice() {
+    let node = Node::new();
+    for container in ["c1", "c2", "c3"] {
+        node.run(container);
+    }
+    let mut gate = node.gate();
+    looked(&gate, "images=1 proven=1 running=3 drifted=0 unpermitted=3").await;
+    assert_eq!(drifts(&gate).len(), 3);
+    node.run("c4");
+    gate.crash_and_restart();
+    looked(&gate, "images=1 proven=1 running=4 drifted=0 unpermitted=4").await;
+    let told: Vec<_> = drifts(&gate).iter().map(|record| record["container"].clone()).collect();
+    assert_eq!(told, ["c1", "c2", "c3", "c4"]);
+
+    // An edit that changes nothing for them.
+    let strict = node.policy(&Signer::new());
+    let policy = gate.path().join("policies/p.yaml");
+    std::fs::write(&policy, &strict).unwrap();
+    until("the drift", || drifts(&gate).len() == 8).await;
+    node.shelf.remove_container("c4");
+    let beside =
+        strict.replace("name: p}", "name: q}").replace(&node.name("**"), "elsewhere.io/**");
+    std::fs::write(gate.path().join("policies/q.yaml"), beside).unwrap();
+    looked(&gate, "images=1 proven=0 running=3 drifted=3 unpermitted=3").await;
+    assert_eq!(drifts(&gate).len(), 8);
+}
+
+#[tokio::test]
 async fn a_container_that_was_let_in_is_no_news() {
     let node = Node::new();
     let gate = node.gate();

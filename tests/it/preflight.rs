@@ -10,7 +10,7 @@ use crate::support::{
     containerd::{Container, Shelf},
     cri::{PULL_IMAGE, pull},
     gate::Setup,
-    registry::{Fault, Match, TestRegistry},
+    registry::{Fault, IMAGE_MANIFEST, Match, TestRegistry},
     runtime::FakeRuntime,
     sign::{Signer, policy},
 };
@@ -269,6 +269,33 @@ fn a_silent_registry_is_no_refusal() {
     assert_eq!(report["summary"]["not_judged"], 1);
     assert_eq!(report["sandbox"]["reason"], "no_policy_matches");
     assert_eq!(exit, 1);
+}
+
+#[test]
+fn a_registry_that_is_down_does_not_cost_a_time_out_for_each_image() {
+    let node = Node::new();
+    let names: Vec<_> = (0..24).map(|number| format!("app-{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        let image = json!({"schemaVersion": 2, "mediaType": IMAGE_MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": format!("sha256:{number:064x}"), "size": 1},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar",
+                "digest": format!("sha256:{number:064x}"), "size": 1}]});
+        node.registry.push_json(name, Some("v1"), &image);
+        node.shelf.pull(&node.name(name));
+    }
+    node.registry.fault(Match::when(|_| true), Fault::Status(503, Vec::new(), String::new()));
+    let (exit, report) = node.json(&[]);
+    assert_eq!((exit, &report["summary"]["not_judged"]), (2, &json!(26)));
+    let asked = node.registry.asked();
+    let repository = |path: &String| path.split('/').nth(2).unwrap().to_owned();
+    let asked: std::collections::BTreeSet<_> = asked.iter().map(repository).collect();
+    // Three, and those that were under way.
+    assert!(asked.len() <= 10, "{asked:?}");
+    let messages =
+        report["images"].as_array().unwrap().iter().map(|image| image["message"].as_str());
+    let told = "r.example.com failed for 3 other images, and was not asked";
+    assert!(messages.flatten().any(|message| message.contains(told)), "{report}");
 }
 
 #[test]

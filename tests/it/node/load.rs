@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use crate::support::{
     cri::{PULL_IMAGE, VERSION, pull},
     grpc::{Client, framed},
-    registry::{Fault, Gate as Held, Match, Request},
-    sign::Signer,
+    registry::{Fault, Gate as Held, Match, Request, TestRegistry},
+    sign::{self, Signer},
 };
 
 use super::{Node, swap, until, whole};
@@ -69,6 +69,27 @@ async fn a_wave_of_equal_pulls_is_one_judgement_and_each_is_recorded() {
     let numbers: BTreeSet<_> = records.iter().map(|record| record["seq"].as_u64()).collect();
     assert_eq!(numbers.len(), WAVE);
     whole(&gate);
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_holds_up_no_pull_from_another() {
+    let (node, hung) = (Node::new(), TestRegistry::start());
+    hung.fault(Match::any(), Fault::Hang);
+    let policy = sign::policy("hung", &format!("{}/**", hung.host()), &[("k", &node.key)]);
+    let gate = node.setup().policy("hung.yaml", &policy).start();
+    let client = gate.client().await;
+    let mut calls = JoinSet::new();
+    for number in 0..100 {
+        let request = pull(&format!("{}/app-{number}:v1", hung.host()), "shop");
+        let client = client.clone();
+        calls.spawn(async move { client.unary(PULL_IMAGE, &request).await.status() });
+    }
+    hung.until(|requests| requests.len() >= 32).await;
+    taken_up(&client).await;
+    let answer = client.unary(PULL_IMAGE, &pull(&node.image(), "shop")).await;
+    assert_eq!(answer.status(), (0, String::new()));
+    // Of the others, none was answered meanwhile.
+    assert!(calls.try_join_next().is_none());
 }
 
 #[tokio::test]
