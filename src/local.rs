@@ -56,7 +56,7 @@ struct InRuntime {
     checkpoints: BTreeMap<ImageId, Digest>,
 }
 
-/// A permission, and while what it holds: verdicts are a function of the policy set, the evidence
+/// A permission by proof, and while what it holds: verdicts are a function of the policy set, the evidence
 /// and the time. Evidence proves as much tomorrow, so that it is asked for no second time.
 /// Refusals are not remembered: evidence may come at any moment.
 #[derive(Clone, Debug)]
@@ -193,7 +193,9 @@ impl Local {
             judgement.decision = Err(restorable(question.id, question.names.first(), *checkpoint));
         }
         let judgement = Arc::new(judgement);
-        if judgement.decision.is_ok() {
+        // What was let through without proof may be proven by the next time, and be told as such.
+        let proven = |permit: &decide::Permit| *permit.grounds() == Grounds::Satisfied;
+        if judgement.decision.as_ref().is_ok_and(proven) {
             if verdicts.len() >= MAX_VERDICTS {
                 verdicts.clear();
             }
@@ -250,7 +252,8 @@ fn revoked(known: &Known, policies: &PolicySet, question: &Question) -> Option<R
 type Permitted = (decide::Permit, (Timestamp, Timestamp));
 
 /// The judgement under one name. Several manifests can name one configuration, and with it the
-/// same contents of layers: one of them that is proven is enough.
+/// same contents of layers: one of them that is proven is enough, and one that is let through
+/// without proof counts where none is.
 fn judge_name(
     known: &[Known],
     evidence: &impl Fn(&Known, &Repository) -> Evidence,
@@ -263,21 +266,25 @@ fn judge_name(
     let caller = &question.caller;
     let selected = policies.select(name, caller.namespace.as_deref())?;
     let window = selected.constant_around(now);
-    let mut refusal = None;
+    let (mut refusal, mut permitted) = (None, None);
     for known in known.iter().filter(|known| fits(known, name)) {
         let image = known.resolved(&name.repository);
         findings.image.get_or_insert_with(|| image.image.clone());
         let evidence = evidence(known, &name.repository);
         let (decision, reports) = decide::decide(&selected, &image, &evidence, caller, now);
         match decision {
-            Ok(permit) => {
-                findings.image = Some(permit.image().clone());
-                findings.policies.extend(reports);
-                return Ok((permit, window));
+            Ok(permit) if *permit.grounds() == Grounds::Satisfied => {
+                permitted = Some((permit, reports));
+                break;
             }
-            Err(why) if refusal.is_none() => refusal = Some((why, reports)),
-            Err(_) => {}
+            Ok(permit) => drop(permitted.get_or_insert((permit, reports))),
+            Err(why) => drop(refusal.get_or_insert((why, reports))),
         }
+    }
+    if let Some((permit, reports)) = permitted {
+        findings.image = Some(permit.image().clone());
+        findings.policies.extend(reports);
+        return Ok((permit, window));
     }
     let (refusal, reports) = refusal.unwrap_or_else(|| (unknown(question.id, name), Vec::new()));
     findings.policies.extend(reports);

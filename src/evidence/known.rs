@@ -93,10 +93,12 @@ impl Known {
         }
     }
 
-    /// What is claimed about it. Where nobody was asked, that is a gap.
+    /// What is claimed about it, as much of each manifest as is looked at. Where nobody was asked,
+    /// that is a gap.
     pub fn evidence(&self) -> Evidence {
         let entries = || std::iter::once(&self.top).chain(&self.child);
-        let claims = entries().flat_map(|entry| &entry.claims);
+        // Of each: claims about the one, which anybody can make, must not hide those about the other.
+        let claims = entries().flat_map(|entry| entry.claims.iter().take(MAX_SIGNATURES));
         let gaps = match entries().all(|entry| entry.whole) {
             true => Vec::new(),
             false => vec![Refusal::new(
@@ -106,7 +108,7 @@ impl Known {
                  \"portcullis evidence import\"",
             )],
         };
-        Evidence { claims: claims.take(MAX_SIGNATURES).cloned().collect(), gaps }
+        Evidence { claims: claims.cloned().collect(), gaps }
     }
 }
 

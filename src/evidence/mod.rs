@@ -26,7 +26,8 @@ use crate::{image::Digest, refusal::Refusal};
 /// Everything that was found about one image, and everything that could not be asked.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// What was found, in the order of discovery, bounded by [`MAX_SIGNATURES`].
+    /// What was found, in the order of discovery, bounded by [`MAX_SIGNATURES`]; of what is kept on
+    /// this node, of each manifest.
     pub claims: Vec<UntrustedClaim>,
     /// Questions that a registry did not answer. While there are any, "unsigned" is unproven.
     pub gaps: Vec<Refusal>,

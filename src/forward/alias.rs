@@ -19,7 +19,7 @@ use super::{Upstream, containerd, unary::unary};
 
 const GET: &str = "/containerd.services.images.v1.Images/Get";
 const CREATE: &str = "/containerd.services.images.v1.Images/Create";
-const UPDATE: &str = "/containerd.services.images.v1.Images/Update";
+const DELETE: &str = "/containerd.services.images.v1.Images/Delete";
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
 
 /// The label that containerd's CRI plug-in puts on images of its own.
@@ -44,7 +44,8 @@ pub(super) async fn record(
             && record.labels.get(MANAGED.0).is_some_and(|value| value == MANAGED.1)
     };
     // Mostly the tag names these bytes already, and a look costs containerd no write.
-    if get(upstream, &name).await?.as_ref().is_some_and(names_it) {
+    let found = get(upstream, &name).await?;
+    if found.as_ref().is_some_and(names_it) {
         return shown(upstream, &name, image_id).await;
     }
     let pulled = get(upstream, &image.to_string()).await?;
@@ -57,20 +58,27 @@ pub(super) async fn record(
         labels: [(MANAGED.0.to_owned(), MANAGED.1.to_owned())].into(),
         target: Some(target),
     };
-    let created: Result<containerd::ImageResponse, _> =
-        unary(upstream, CREATE, &containerd::CreateImageRequest { image: Some(record.clone()) })
-            .await;
-    match created {
-        Err(status) if status.code() == Code::AlreadyExists => {
-            let label = format!("labels.{}", MANAGED.0);
-            let update_mask = containerd::FieldMask { paths: vec!["target".into(), label] };
-            let update = containerd::UpdateImageRequest {
-                image: Some(record),
-                update_mask: Some(update_mask),
-            };
-            unary::<containerd::ImageResponse>(upstream, UPDATE, &update).await?;
+    if found.is_some() {
+        delete(upstream, &name).await?;
+    }
+    let deadline = Instant::now() + VISIBLE;
+    loop {
+        forgotten(upstream, &name, image_id, deadline).await?;
+        let question = containerd::CreateImageRequest { image: Some(record.clone()) };
+        match unary::<containerd::ImageResponse>(upstream, CREATE, &question).await {
+            Ok(_) => break,
+            Err(status) if status.code() != Code::AlreadyExists => return Err(status),
+            Err(_) => {}
         }
-        created => drop(created?),
+        match get(upstream, &name).await? {
+            // Another pull of the same bytes.
+            Some(found) if names_it(&found) => break,
+            Some(_) => delete(upstream, &name).await?,
+            None => {}
+        }
+        if Instant::now() >= deadline {
+            return Err(Status::deadline_exceeded("somebody else records other bytes there"));
+        }
     }
     shown(upstream, &name, image_id).await
 }
@@ -86,26 +94,58 @@ async fn get(upstream: &Upstream, name: &str) -> Result<Option<containerd::Image
     }
 }
 
+async fn delete(upstream: &Upstream, name: &str) -> Result<(), Status> {
+    let question = containerd::DeleteImageRequest { name: name.to_owned() };
+    match unary::<containerd::Empty>(upstream, DELETE, &question).await {
+        Err(status) if status.code() != Code::NotFound => Err(status),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until CRI does not take the name for that of another image any more.
+///
+/// Whatever containerd is asked to create a container from, it finds the bytes by the first name
+/// that CRI has for the image, which is a tag. A tag that is moved leads it from the old image to
+/// the new bytes, until CRI has heard of that. One that is gone leads nowhere.
+async fn forgotten(
+    upstream: &Upstream,
+    name: &str,
+    image_id: &str,
+    deadline: Instant,
+) -> Result<(), Status> {
+    let late = "ImageStatus still shows the image that it named before";
+    until(upstream, name, deadline, late, |id| id.is_none_or(|id| id == image_id)).await
+}
+
 async fn shown(upstream: &Upstream, name: &str, image_id: &str) -> Result<(), Status> {
+    let late = format!("ImageStatus does not show it after {} s", VISIBLE.as_secs());
+    let deadline = Instant::now() + VISIBLE;
+    until(upstream, name, deadline, &late, |id| id.is_some_and(|id| id == image_id)).await
+}
+
+/// The ID of the image that CRI shows with this very tag.
+async fn tagged(upstream: &Upstream, name: &str) -> Result<Option<String>, Status> {
     let image = cri::ImageSpec { image: name.to_owned(), ..Default::default() };
     let question = cri::ImageStatusRequest { image: Some(image) };
-    let deadline = Instant::now() + VISIBLE;
+    let answer: cri::ImageStatusResponse = unary(upstream, IMAGE_STATUS, &question).await?;
+    let image = answer.image.filter(|image| image.repo_tags.iter().any(|tag| tag == name));
+    Ok(image.map(|image| image.id))
+}
+
+async fn until(
+    upstream: &Upstream,
+    name: &str,
+    deadline: Instant,
+    late: &str,
+    holds: impl Fn(Option<String>) -> bool,
+) -> Result<(), Status> {
     let mut pause = PAUSES.0;
-    loop {
-        let answer: cri::ImageStatusResponse = unary(upstream, IMAGE_STATUS, &question).await?;
-        let shown = answer.image.is_some_and(|image| {
-            image.id == image_id && image.repo_tags.iter().any(|tag| tag == name)
-        });
-        if shown {
-            return Ok(());
-        }
+    while !holds(tagged(upstream, name).await?) {
         if Instant::now() >= deadline {
-            return Err(Status::deadline_exceeded(format!(
-                "ImageStatus does not show it after {} s",
-                VISIBLE.as_secs()
-            )));
+            return Err(Status::deadline_exceeded(late));
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
+    Ok(())
 }

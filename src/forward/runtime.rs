@@ -22,13 +22,15 @@ use super::{
 };
 
 const IMAGE_STATUS: &str = "/runtime.v1.ImageService/ImageStatus";
-const LIST_IMAGES: &str = "/runtime.v1.ImageService/ListImages";
 const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 const GET: &str = "/containerd.services.images.v1.Images/Get";
 const LIST: &str = "/containerd.services.images.v1.Images/List";
 const READ: &str = "/containerd.services.content.v1.Content/Read";
+
+/// The label that containerd's CRI plug-in puts on the names that its configuration pins.
+const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
 /// How long the runtime may take to answer one question. It is a look-up in memory or on disk;
 /// this bounds a runtime that hangs.
@@ -60,8 +62,6 @@ pub struct RuntimeImage {
     pub id: ImageId,
     /// `repository:tag`, and `repository@digest`.
     pub names: Vec<String>,
-    /// Whether the runtime keeps it from being removed, as it does its sandbox image.
-    pub pinned: bool,
 }
 
 /// One of containerd's names for a manifest or an index.
@@ -71,6 +71,9 @@ pub struct ImageRecord {
     pub name: String,
     /// What it names.
     pub target: Target,
+    /// Whether containerd's CRI plug-in keeps what has this very name from being removed, as it
+    /// does its sandbox image.
+    pub pinned: bool,
 }
 
 /// What a name of containerd's leads to.
@@ -132,13 +135,6 @@ impl Runtime {
         let answer: cri::ImageStatusResponse =
             self.ask(IMAGE_STATUS, &question).await.map_err(failed)?;
         answer.image.map(image_of).transpose()
-    }
-
-    /// Every image, as CRI shows them.
-    pub async fn images(&self) -> Result<Vec<RuntimeImage>, RuntimeError> {
-        let answer: cri::ListImagesResponse =
-            self.ask(LIST_IMAGES, &cri::ListImagesRequest {}).await.map_err(failed)?;
-        answer.images.into_iter().map(image_of).collect()
     }
 
     /// Every container, running or not.
@@ -219,7 +215,7 @@ fn failed(status: Status) -> RuntimeError {
 fn image_of(image: cri::Image) -> Result<RuntimeImage, RuntimeError> {
     let id = image.id.parse().map_err(|error: crate::image::ReferenceError| strange(&error))?;
     let names = image.repo_tags.into_iter().chain(image.repo_digests).collect();
-    Ok(RuntimeImage { id, names, pinned: image.pinned })
+    Ok(RuntimeImage { id, names })
 }
 
 fn strange(error: &dyn Display) -> RuntimeError {
@@ -229,7 +225,9 @@ fn strange(error: &dyn Display) -> RuntimeError {
 fn record_of(image: containerd::Image) -> Option<ImageRecord> {
     let target = image.target?;
     let digest = target.digest.parse().ok()?;
-    Some(ImageRecord { name: image.name, target: Target { digest, media_type: target.media_type } })
+    let pinned = image.labels.get(PINNED.0).is_some_and(|value| value == PINNED.1);
+    let target = Target { digest, media_type: target.media_type };
+    Some(ImageRecord { name: image.name, target, pinned })
 }
 
 fn container_of(container: cri::Container) -> Container {

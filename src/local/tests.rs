@@ -235,3 +235,95 @@ proptest! {
         prop_assert_eq!(judgement.decision.is_ok(), deserved, "{:?}", judgement.decision);
     }
 }
+
+fn policy_of(key: usize, mode: &str) -> PolicySet {
+    let pem = WORLD.keys[key].pem().replace('\n', "\n          ");
+    let text = format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: p}}\nspec:\n  \
+         mode: {mode}\n  match: {{images: ['**']}}\n  authorities:\n    - name: one\n      \
+         publicKey:\n        pem: |\n          {pem}\n"
+    );
+    source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap()
+}
+
+fn of_one() -> Question {
+    let name = "a.io/one:v1".parse().unwrap();
+    Question { id: WORLD.ids[0], names: vec![name], caller: Caller::default() }
+}
+
+/// A pack with a hundred worthless claims about an index does not hide what was signed about the
+/// image in it.
+#[test]
+fn a_pack_buries_no_signature() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let (both, one) = (WORLD.documents[2].0.clone(), WORLD.documents[0].0.clone());
+    let good = [signed(&WORLD.keys[0], one.digest)];
+    let child = entry(one.clone(), &good, true);
+    store.keep(&Known::new(entry(both.clone(), &[], true), Some(child)).unwrap()).unwrap();
+    let junk: Vec<_> = (0..100)
+        .map(|number| crate::evidence::testing::unreadable(both.digest, &format!("junk {number}")))
+        .collect();
+    let pack = Known::new(entry(both, &junk, true), Some(entry(one, &[], true))).unwrap();
+    assert!(store.import(&pack).unwrap());
+    let judgement =
+        Local::new(store).judge(&policy_of(0, "Enforce"), &of_one(), Timestamp::UNIX_EPOCH);
+    assert!(judgement.decision.is_ok(), "{:?}", judgement.decision);
+}
+
+/// Nor does one with another index around the image have it pass as a mere warning, under a
+/// digest that nobody signed.
+#[test]
+fn what_is_proven_is_told_as_proven_whatever_a_pack_adds() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let (one, mixed) = (WORLD.documents[0].0.clone(), WORLD.documents[5].0.clone());
+    let good = [signed(&WORLD.keys[0], one.digest)];
+    store.keep(&Known::new(entry(one.clone(), &good, true), None).unwrap()).unwrap();
+    let pack = Known::new(entry(mixed, &[], true), Some(entry(one.clone(), &[], true))).unwrap();
+    assert!(store.import(&pack).unwrap());
+    let judgement =
+        Local::new(store).judge(&policy_of(0, "Warn"), &of_one(), Timestamp::UNIX_EPOCH);
+    let permit = judgement.decision.as_ref().unwrap();
+    assert_eq!((permit.grounds(), permit.image().digest), (&Grounds::Satisfied, one.digest));
+}
+
+/// What is let through without proof is derived anew: proof may have come.
+#[test]
+fn a_warning_is_not_remembered() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let one = WORLD.documents[0].0.clone();
+    store.keep(&Known::new(entry(one.clone(), &[], true), None).unwrap()).unwrap();
+    let (local, policies) = (Local::new(store), policy_of(0, "Warn"));
+    let (question, now) = (of_one(), Timestamp::UNIX_EPOCH);
+    let judgement = local.judge(&policies, &question, now);
+    assert!(matches!(judgement.decision.as_ref().unwrap().grounds(), Grounds::Warned(_)));
+    assert!(local.remembered(&policies, &question, now).is_none());
+    let good = [signed(&WORLD.keys[0], one.digest)];
+    local.store().keep(&Known::new(entry(one, &good, true), None).unwrap()).unwrap();
+    let judgement = local.judge(&policies, &question, now);
+    assert_eq!(judgement.decision.as_ref().unwrap().grounds(), &Grounds::Satisfied);
+    assert!(local.remembered(&policies, &question, now).is_some());
+}
+
+/// Anybody can make indexes of somebody's image. A pack full of them pushes out no evidence.
+#[test]
+fn a_pack_pushes_nothing_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let one = WORLD.documents[0].0.clone();
+    let good = [signed(&WORLD.keys[0], one.digest)];
+    store.keep(&Known::new(entry(one.clone(), &good, true), None).unwrap()).unwrap();
+    let mut refused = 0;
+    for number in 0..20 {
+        let around = index(&[&one, &manifest("junk", &number.to_string())]);
+        let child = Some(entry(one.clone(), &[], true));
+        let pack = Known::new(entry(around, &[], true), child).unwrap();
+        refused += usize::from(store.import(&pack).is_err());
+    }
+    assert_eq!(refused, 5);
+    let judgement =
+        Local::new(store).judge(&policy_of(0, "Enforce"), &of_one(), Timestamp::UNIX_EPOCH);
+    assert!(judgement.decision.is_ok(), "{:?}", judgement.decision);
+}

@@ -12,10 +12,11 @@ use tokio::{sync::Mutex, time};
 use crate::{
     audit::Event,
     decode,
-    forward::{self, Answer, Runtime, RuntimeError, Upstream},
-    image::ImageRef,
+    forward::{self, Answer, Runtime, RuntimeError, Target, Upstream},
+    image::{ImageRef, Version},
     judgement::{Asked, Judgement},
     local::Question,
+    named::Named,
     policy::Caller,
     refusal::{Code, Refusal},
 };
@@ -55,35 +56,55 @@ impl SandboxImage {
         Self { configured: name, ..Self::default() }
     }
 
-    /// Its name: as configured, as the runtime's status tells, or that of the only image that the
-    /// runtime has pinned. The runtime is asked each time: after it was upgraded it may use
+    /// Its name: as configured, as the runtime's status tells, or the only one that the runtime has
+    /// pinned. The runtime is asked each time: after it was upgraded it may use
     /// another one, which nobody judged.
     pub async fn name(&self, runtime: &Runtime) -> Result<ImageRef, SandboxError> {
         if let Some(name) = &self.configured {
             return Ok(name.clone());
         }
-        let told = match runtime.sandbox_image().await? {
-            Some(told) => told,
-            None => pinned(runtime).await?,
-        };
-        told.parse().map_err(|error| SandboxError::Unknown(format!("it says {error}")))
+        match runtime.sandbox_image().await? {
+            Some(told) => {
+                told.parse().map_err(|error| SandboxError::Unknown(format!("it says {error}")))
+            }
+            None => pinned(runtime).await,
+        }
     }
 }
 
-async fn pinned(runtime: &Runtime) -> Result<String, SandboxError> {
-    let images = runtime.images().await?;
-    let mut pinned = images.into_iter().filter(|image| image.pinned);
-    let unknown = |why: &str| Err(SandboxError::Unknown(why.to_owned()));
-    match (pinned.next(), pinned.next()) {
-        (None, _) => unknown("its status does not tell, and it has pinned no image"),
-        (Some(_), Some(_)) => unknown("its status does not tell, and it has pinned several images"),
-        (Some(image), None) => match image.names.into_iter().next() {
-            Some(name) => Ok(name),
-            None => {
-                unknown("its status does not tell, and the image that it has pinned has no name")
-            }
-        },
+/// The name that the runtime itself has pinned. The other names of its image are not asked: any
+/// pod's author can have the same image pulled under one more.
+async fn pinned(runtime: &Runtime) -> Result<ImageRef, SandboxError> {
+    let unknown = |why: String| SandboxError::Unknown(why);
+    let mut named: Vec<(ImageRef, Target)> = Vec::new();
+    let mut nameless = false;
+    for record in runtime.records().await?.into_iter().filter(|record| record.pinned) {
+        match record.name.parse() {
+            Ok(Named::Reference(name)) => named.push((name, record.target)),
+            // By its ID: it has other names as well.
+            Ok(Named::Id(_) | Named::Short(_)) => nameless = true,
+            Err(error) => return Err(unknown(format!("it says {error}"))),
+        }
     }
+    // What was pulled by a tag is recorded, and pinned, by its digest as well.
+    if named.iter().any(|(name, _)| is_tag(name)) {
+        named.retain(|(name, _)| is_tag(name));
+    }
+    let mut named = named.into_iter();
+    let Some((first, target)) = named.next() else {
+        return Err(unknown(match nameless {
+            true => "its status does not tell, and the image that it has pinned has no name".into(),
+            false => "its status does not tell, and it has pinned no image".into(),
+        }));
+    };
+    match named.all(|(name, other)| name.repository == first.repository && other == target) {
+        true => Ok(first),
+        false => Err(unknown("its status does not tell, and it has pinned several images".into())),
+    }
+}
+
+fn is_tag(name: &ImageRef) -> bool {
+    matches!(name.version, Version::Tag(_))
 }
 
 impl Pipeline {

@@ -76,6 +76,11 @@ impl Made {
         Digest::of(&self.manifest)
     }
 
+    /// The digest of its one layer, and so the name of what is unpacked of it.
+    pub(crate) fn layer_digest(&self) -> Digest {
+        Digest::of(&self.layer)
+    }
+
     /// The runtime's ID.
     pub(crate) fn id(&self) -> String {
         Digest::of(&self.config).to_string()

@@ -68,6 +68,7 @@ fn trials(lab: Option<Arc<Lab>>) -> Vec<Trial> {
             pulled_past_the_socket,
             evidence_is_gathered_for_what_is_there,
             a_signed_name_leads_to_other_bytes,
+            under_a_tag_that_moves,
             by_whatever_name,
             by_a_short_name,
             by_the_id_of_another_image,
@@ -82,6 +83,7 @@ fn trials(lab: Option<Arc<Lab>>) -> Vec<Trial> {
             a_missing_one_is_brought_through_the_gate,
             an_unsigned_one_starts_no_pod,
             a_repointed_one_starts_no_pod,
+            a_copy_of_it_lends_it_no_name,
             another_one_by_configuration_is_judged;
         offline:
             proven_starts_and_unproven_does_not,

@@ -116,3 +116,24 @@ pub(crate) async fn another_one_by_configuration_is_judged(lab: &Lab) {
     scene.restart_node().await;
     scene.refuses_pods("after", &["not_proven_locally", "signature_missing"]).await;
 }
+
+/// containerd 2 does not tell, and what it pins is asked for. Whoever may pull can give the same
+/// bytes one more name, which comes before the pinned one.
+pub(crate) async fn a_copy_of_it_lends_it_no_name(lab: &Lab) {
+    let node = lab.another(PAUSE).await;
+    let mut scene = Scene::on(lab, &node, "sandbox").await;
+    let pause = scene.signed("pause");
+    scene.pull_around(PAUSE).await;
+    scene.install_unconfigured(lab).await;
+    scene.accepts_pods("before").await;
+    node.host("a.example.com", scene.registry.url());
+    let copy = policy("copy", "a.example.com/**", &[("release", &scene.signer)]);
+    let copy = copy.replace("images: [", "namespaces: [somewhere], images: [");
+    scene.policy("copy.yaml", &copy).await;
+    crate::scene::pull_by(&scene.direct, "a.example.com/pause:v1").await.unwrap();
+    let shown = status_by(&scene.direct, &pause.id).await.unwrap();
+    assert_eq!(shown.repo_tags[0], "a.example.com/pause:v1");
+    scene.accepts_pods("after").await;
+    scene.restart_gate().await;
+    scene.accepts_pods("anew").await;
+}

@@ -202,6 +202,14 @@ impl<'a> Scene<'a> {
         self.seen.lock().unwrap().clear();
     }
 
+    /// The same, and nobody tells it which sandbox image the runtime uses.
+    pub(crate) async fn install_unconfigured(&mut self, lab: &Lab) {
+        let setup = setup(lab, self.node).sandbox_image(None);
+        self.gate = setup.policy(POLICY, &release(&self.host, &self.signer)).start();
+        self.client = self.gate.client().await;
+        self.seen.lock().unwrap().clear();
+    }
+
     /// Kills the gate, starts it on the same files and connects anew.
     pub(crate) async fn restart_gate(&mut self) {
         let gate = &mut self.gate;

@@ -2,14 +2,16 @@
 
 use std::fs;
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::{
     image::Made,
     lab::{Lab, version},
     pod::{self, Pod, by_kubelet, plain},
-    scene::{Scene, Shown, status_by},
+    scene::{POLICY, Scene, Shown, status_by},
     support::{
+        cri::{PULL_IMAGE, pull},
         registry::{Fault, Match},
         sign::policy,
     },
@@ -283,5 +285,57 @@ pub(crate) async fn as_a_checkpoint(lab: &Lab) {
         }
         scene.hides(&image.name).await;
     }
+    pod.remove(&scene.client).await;
+}
+
+/// Where one namespace may have other bytes under a tag, moving it starts them nowhere else:
+/// containerd finds an image's bytes by one of its tags, however it was asked for.
+pub(crate) async fn under_a_tag_that_moves(lab: &Lab) {
+    const MOVES: usize = 20;
+    let scene = Scene::new(lab, "moving").await;
+    let (good, other) = (scene.signed("app"), scene.unsigned("other"));
+    other.made.push(&scene.registry, "app", "v2");
+    let strict = policy("release", &format!("{}/**", scene.host), &[("release", &scene.signer)]);
+    scene.policy(POLICY, &strict.replace("images: [", "namespaces: [shop], images: [")).await;
+    let lenient = format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: dev}}\nspec:\n  \
+         match: {{images: ['{}/**'], namespaces: [dev]}}\n  \
+         authorities: [{{name: a, unsigned: {{reason: t}}}}]\n",
+        scene.host
+    );
+    scene.policy("dev.yaml", &lenient).await;
+    assert_eq!(scene.pull(&good.name).await, Ok(good.id.clone()));
+    let pod = Pod::run(&lab.node, &scene.client, "moving").await;
+    let done = std::cell::Cell::new(false);
+    let moving = async {
+        for number in 0..MOVES {
+            let (image, namespace) = [(&other, "dev"), (&good, "shop")][number % 2];
+            scene.registry.tag("app", "v1", image.made.digest());
+            let answer = scene.client.unary(PULL_IMAGE, &pull(&good.name, namespace)).await;
+            assert_eq!(answer.status(), (0, String::new()));
+        }
+        done.set(true);
+    };
+    let creators = join_all((0..8).map(|_| async {
+        let client = scene.gate.client().await;
+        let mut made = Vec::new();
+        while !done.get() {
+            let request = pod.request(by_kubelet(&good.id, &good.name));
+            if let Ok(created) = pod::create(&client, &request).await {
+                made.push(created.id);
+            }
+        }
+        made
+    }));
+    let (made, ()) = futures_util::future::join(creators, moving).await;
+    let snapshots = lab.node.ctr(&["snapshots", "--snapshotter", "overlayfs", "ls"]);
+    let made: Vec<_> = made.into_iter().flatten().collect();
+    let of_other: Vec<_> = snapshots
+        .lines()
+        .filter(|line| line.contains(&other.made.layer_digest().to_string()))
+        .filter(|line| made.iter().any(|id| line.starts_with(id.as_str())))
+        .collect();
+    assert!(of_other.is_empty(), "{} of {} containers: {of_other:#?}", of_other.len(), made.len());
+    assert!(made.len() > MOVES, "{}", made.len());
     pod.remove(&scene.client).await;
 }

@@ -1,7 +1,7 @@
 //! A containerd's images and containers, from which a runtime of the tests answers.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex},
 };
 
@@ -33,6 +33,8 @@ struct Contents {
     /// Manifests and indexes.
     content: HashMap<Digest, Bytes>,
     containers: Vec<Container>,
+    /// Names that the configuration pins, with the images that have them.
+    pinned: BTreeSet<String>,
     /// As `Status` tells it.
     sandbox_image: Option<String>,
     registries: Vec<(String, Read)>,
@@ -129,6 +131,11 @@ impl Shelf {
         self.0.lock().unwrap().containers.push(container);
     }
 
+    /// Pins a name, whatever has it.
+    pub(crate) fn pin(&self, name: &str) {
+        self.0.lock().unwrap().pinned.insert(name.to_owned());
+    }
+
     /// Takes a container away.
     pub(crate) fn remove_container(&self, id: &str) {
         self.0.lock().unwrap().containers.retain(|container| container.id != id);
@@ -199,7 +206,8 @@ impl Shelf {
             }
             path => match path.strip_prefix(IMAGES) {
                 Some("List") => {
-                    let images = contents.records.iter().map(Record::from).collect();
+                    let images = contents.records.iter().map(Record::from);
+                    let images = images.map(|record| contents.labelled(record)).collect();
                     ok(&ListRecords { images }.encode_to_vec())
                 }
                 Some("Get") => {
@@ -211,7 +219,7 @@ impl Shelf {
                 }
                 Some("Create" | "Update") => {
                     let image = OneRecord::decode(message).unwrap().image;
-                    let Record { name, target } = image.clone().unwrap();
+                    let Record { name, target, .. } = image.clone().unwrap();
                     let Descriptor { media_type, digest } = target.unwrap();
                     let digest = digest.parse().unwrap();
                     contents.records.insert(name, Target { digest, media_type });
@@ -273,6 +281,7 @@ impl Contents {
             let Some(id) = self.id(target.digest) else { continue };
             let image = images.entry(id.clone()).or_default();
             image.id = id;
+            image.pinned |= self.pinned.contains(name);
             match name {
                 name if name.starts_with("sha256:") => {}
                 name if name.contains('@') => image.repo_digests.push(name.clone()),
@@ -280,6 +289,12 @@ impl Contents {
             }
         }
         images.into_values().collect()
+    }
+
+    fn labelled(&self, record: Record) -> Record {
+        let pinned = self.pinned.contains(&record.name);
+        let label = ("io.cri-containerd.pinned".to_owned(), "pinned".to_owned());
+        Record { labels: pinned.then_some(label).into_iter().collect(), ..record }
     }
 
     fn image(&self, asked: &str) -> Option<cri::Image> {
@@ -352,6 +367,8 @@ struct Descriptor {
 struct Record {
     #[prost(string, tag = "1")]
     name: String,
+    #[prost(map = "string, string", tag = "2")]
+    labels: HashMap<String, String>,
     #[prost(message, optional, tag = "3")]
     target: Option<Descriptor>,
 }
@@ -373,7 +390,7 @@ impl From<(&String, &Target)> for Record {
     fn from((name, target): (&String, &Target)) -> Self {
         let Target { digest, media_type } = target.clone();
         let target = Some(Descriptor { media_type, digest: digest.to_string() });
-        Record { name: name.clone(), target }
+        Record { name: name.clone(), labels: HashMap::new(), target }
     }
 }
 

@@ -108,6 +108,8 @@ pub(crate) struct Image {
     pub uid: Option<Int64Value>,
     #[prost(string, tag = "6")]
     pub username: String,
+    #[prost(bool, tag = "8")]
+    pub pinned: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,9 +1,11 @@
 //! The ways to name what a container is made from: none of them is a way round a policy.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use prost::Message;
 
 use crate::support::{
-    cri::{CREATE_CONTAINER, IMAGE_STATUS, Image, ImageStatusResponse},
+    cri::{CREATE_CONTAINER, IMAGE_STATUS, Image, ImageStatusResponse, PULL_IMAGE},
     gate::Gate,
     grpc::Client,
     runtime::ok,
@@ -210,4 +212,36 @@ async fn a_runtime_that_answers_with_another_image_is_not_believed() {
         let why = format!("{image}: the container runtime answers with another image, {good}");
         refused(&node, &gate, &client, [image, ""], ["internal", &why]).await;
     }
+}
+
+/// A tag that leads from the old image to the new bytes would have containerd start these for
+/// whoever asks for the old one: containerd finds an image's bytes by one of its tags.
+#[tokio::test]
+async fn a_tag_is_forgotten_before_it_names_other_bytes() {
+    let node = Node::new();
+    let gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let old = pull_by(&client, &name).await;
+    let new = node.signed("app", &node.key);
+    let stale = Image { id: old.clone(), repo_tags: vec![name.clone()], ..Default::default() };
+    let stale = ImageStatusResponse { image: Some(stale) }.encode_to_vec();
+    let looks = AtomicUsize::new(0);
+    // CRI hears of what became of a name a moment later.
+    node.instead(IMAGE_STATUS, move |_| {
+        let look = looks.fetch_add(1, Ordering::Relaxed);
+        (look < 3).then(|| ok(&stale))
+    });
+    node.runtime.take();
+    let id = pull_by(&client, &name).await;
+    assert_ne!(id, old);
+    let paths = node.runtime.paths();
+    let service = "/containerd.services.images.v1.Images/";
+    let about: Vec<_> =
+        paths.iter().map(|path| path.strip_prefix(service).unwrap_or(path)).collect();
+    let status = IMAGE_STATUS;
+    let expected =
+        [PULL_IMAGE, "Get", "Get", "Delete", status, status, status, status, "Create", status];
+    assert_eq!(about[..expected.len()], expected, "{new}");
+    assert_eq!(super::shown(&client, &name).await, id);
 }

@@ -7,13 +7,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::support::{
     containerd::STATUS,
-    cri::{CREATE_CONTAINER, IMAGE_STATUS, LIST_IMAGES, RUN_POD_SANDBOX},
+    cri::{CREATE_CONTAINER, IMAGE_STATUS, RUN_POD_SANDBOX},
     grpc::{Client, framed},
     inside::{Patience, gate},
     runtime::Reply,
 };
 
-use super::{Node, creation, invalid, is_own, send, unknown};
+use super::{LIST_RECORDS, Node, creation, invalid, is_own, send, unknown};
 
 /// Gates with little patience. They stop when the sender is dropped.
 fn gates(node: &Node, directory: &std::path::Path) -> watch::Sender<bool> {
@@ -49,7 +49,7 @@ async fn a_runtime_that_hangs_is_given_up() {
     hang(IMAGE_STATUS);
     let answer = send(&client, &creation(&name, "").message()).await;
     assert_eq!(answer.status(), invalid(&format!("{name}: {late}")));
-    for path in [LIST_IMAGES, STATUS] {
+    for path in [LIST_RECORDS, STATUS] {
         hang(path);
         let answer = client.call(RUN_POD_SANDBOX, &[], framed(b"")).await;
         assert_eq!(answer.status(), invalid(late), "{path}");

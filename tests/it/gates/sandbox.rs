@@ -6,14 +6,15 @@ use prost::Message;
 
 use crate::support::{
     containerd::STATUS,
-    cri::{LIST_IMAGES, PULL_IMAGE, PullImageRequest, RUN_POD_SANDBOX},
+    cri::{PULL_IMAGE, PullImageRequest, RUN_POD_SANDBOX},
     gate::{Gate, Setup},
     grpc::{Client, Raw, framed},
     registry::{Fault, Match},
     runtime::{FakeRuntime, Reply, headers, ok},
+    sign,
 };
 
-use super::{Node, field, invalid, is_own, line, told, until, without_date};
+use super::{LIST_RECORDS, Node, field, invalid, is_own, line, told, until, without_date};
 
 /// A node whose runtime says that it uses `pause:v1`.
 fn node() -> Node {
@@ -153,11 +154,12 @@ async fn another_one_after_an_upgrade_of_the_runtime_is_judged() {
     assert_eq!(node.calls(RUN_POD_SANDBOX), 0);
 }
 
-/// An image of `ListImages` that is kept from removal.
-fn pinned_image(node: &Node, name: &str) -> Vec<u8> {
-    let id = format!("sha256:{}", "1".repeat(64));
-    let parts = [field(1, id.as_bytes()), field(2, node.name(name).as_bytes()), b"\x40\x01".into()];
-    field(1, &parts.concat())
+/// A name of containerd's that its configuration pins.
+fn pinned(name: &str, digit: &str) -> Vec<u8> {
+    let label = [field(1, b"io.cri-containerd.pinned"), field(2, b"pinned")].concat();
+    let digest = format!("sha256:{}", digit.repeat(64));
+    let target = field(2, digest.as_bytes());
+    field(1, &[field(1, name.as_bytes()), field(2, &label), field(3, &target)].concat())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,31 +167,26 @@ async fn a_runtime_that_does_not_tell_keeps_the_gate_closed() {
     let remedy = "; set runtime.sandbox_image to what the runtime's own configuration says \
         (containerd 2: pinned_images.sandbox, containerd 1: sandbox_image)";
     let unknown = "which sandbox (pause) image the container runtime uses is not known: ";
+    let several = "its status does not tell, and it has pinned several images";
     let node = Node::new();
-    let several = [pinned_image(&node, "pause:v1"), pinned_image(&node, "pause:v2")].concat();
-    let nameless = field(
-        1,
-        &[field(1, format!("sha256:{}", "1".repeat(64)).as_bytes()), b"\x40\x01".into()].concat(),
-    );
-    for (images, why) in [
+    let pause = |rest: &str, digit: &str| pinned(&node.name(&format!("pause{rest}")), digit);
+    let id = pinned(&format!("sha256:{}", "1".repeat(64)), "1");
+    let other = pinned(&node.name("other:v1"), "1");
+    let digests = ["1", "2"].map(|digit| format!("@sha256:{}", digit.repeat(64)));
+    let digests = [pause(&digests[0], "1"), pause(&digests[1], "2")].concat();
+    for (records, why) in [
         (Vec::new(), "its status does not tell, and it has pinned no image"),
-        (several, "its status does not tell, and it has pinned several images"),
-        (nameless, "its status does not tell, and the image that it has pinned has no name"),
+        ([pause(":v1", "1"), pause(":v2", "2")].concat(), several),
+        ([pause(":v1", "1"), other].concat(), several),
+        (digests, several),
+        (id, "its status does not tell, and the image that it has pinned has no name"),
         (
-            field(
-                1,
-                &[
-                    field(1, format!("sha256:{}", "1".repeat(64)).as_bytes()),
-                    field(2, b"A B"),
-                    b"\x40\x01".into(),
-                ]
-                .concat(),
-            ),
+            pinned("A B", "1"),
             "it says \"A B\" is no repository: a path component must be lower-case letters and \
              digits, separated by '.', '_', '__' or dashes",
         ),
     ] {
-        node.instead(LIST_IMAGES, move |_| Some(ok(&images)));
+        node.instead(LIST_RECORDS, move |_| Some(ok(&records)));
         let setup = setup(&node);
         let (status, log) = setup.start_in_vain();
         assert_eq!(status.code(), Some(78), "{log}");
@@ -200,14 +197,66 @@ async fn a_runtime_that_does_not_tell_keeps_the_gate_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_pinned_image_is_it_where_the_status_does_not_tell() {
-    let node = Node::new().open();
+    let node = Node::new();
     let digest = node.signed("pause", &node.key);
-    let images = pinned_image(&node, "pause:v1");
-    node.instead(LIST_IMAGES, move |_| Some(ok(&images)));
+    // As containerd records one that was pulled: by its tag, its digest and its ID.
+    let id = format!("sha256:{}", "2".repeat(64));
+    let by_digest = node.name(&format!("pause@sha256:{}", "1".repeat(64)));
+    let names = [id, by_digest, node.name("pause:v1")];
+    let records = names.map(|name| pinned(&name, "1")).concat();
+    node.instead(LIST_RECORDS, move |_| Some(ok(&records)));
     let gate = setup(&node).start();
     looked(&gate).await;
     assert_eq!(run(&gate.client().await).await.status().0, 0);
     assert_eq!(pulls(&node), [format!("{}@{digest}", node.name("pause"))]);
+}
+
+/// Whoever may pull can give the bytes of the pinned image one more name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_under_another_name_is_not_what_the_sandbox_image_is_judged_by() {
+    let node = Node::new().open();
+    let pause = node.signed("pause", &node.key);
+    let bytes = node.registry.reader()("pause", "v1").unwrap();
+    node.registry.push_manifest("a/copy", Some("v1"), &bytes.0, bytes.1);
+    node.key.sign_simple(&node.registry, "a/copy", pause);
+    node.shelf.pull(&node.name("pause:v1"));
+    node.shelf.pin(&node.name("pause:v1"));
+    // Its name comes before the other one, and its policy is for one namespace.
+    let copy = sign::policy("copy", &node.name("a/copy"), &[("release", &node.key)]);
+    let copy = copy.replace("images: [", "namespaces: [shop], images: [");
+    let gate = setup(&node).policy("copy.yaml", &copy).start();
+    let client = gate.client().await;
+    looked(&gate).await;
+    super::pull_by(&client, &node.name("a/copy:v1")).await;
+    assert_eq!(run(&client).await.status(), (0, String::new()));
+    let records = gate.records("sandbox");
+    let last = records.last().unwrap();
+    assert_eq!(last["image"]["requested"], node.name("pause:v1"));
+    assert_eq!(last["image"]["digest"], pause.to_string());
+}
+
+/// Nor does a policy for that name let pods run from what its own policy refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_under_another_name_lends_the_sandbox_image_no_policy() {
+    let node = Node::new().open();
+    let pause = node.registry.push_image("pause", "v1");
+    let bytes = node.registry.reader()("pause", "v1").unwrap();
+    node.registry.push_manifest("a/copy", Some("v1"), &bytes.0, bytes.1);
+    node.shelf.pull(&node.name("pause:v1"));
+    node.shelf.pin(&node.name("pause:v1"));
+    let copy = format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: copy}}\nspec:\n  \
+         match: {{images: [{:?}]}}\n  authorities: [{{name: a, unsigned: {{reason: t}}}}]\n",
+        node.name("a/copy")
+    );
+    let gate = setup(&node).policy("copy.yaml", &copy).start();
+    let client = gate.client().await;
+    looked(&gate).await;
+    super::pull_by(&client, &node.name("a/copy:v1")).await;
+    let (code, message) = run(&client).await.status();
+    let pinned = format!("{}@{pause}: policy \"pause\"", node.name("pause"));
+    assert!(code == 2 && message.contains(&pinned), "{code} {message}");
+    assert_eq!(node.calls(RUN_POD_SANDBOX), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
