@@ -163,7 +163,11 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 /// does not tell, no answer will ever come.
 async fn sandbox_image_is_known(pipeline: &Pipeline) -> Result<(), DaemonError> {
     match timeout(ASKING, pipeline.sandbox_image()).await {
-        Ok(Err(error @ SandboxError::Unknown(_))) => Err(DaemonError::Sandbox(error)),
+        Ok(Err(error @ SandboxError::Unknown(_))) => Err(DaemonError::Sandbox(Box::new(error))),
+        Ok(Err(error @ SandboxError::Differs { .. })) => {
+            tracing::error!("no pod can start: {error}");
+            Ok(())
+        }
         Ok(Err(SandboxError::Runtime(error))) => {
             tracing::warn!(%error, "until it tells its sandbox image, no pod starts");
             Ok(())
@@ -292,7 +296,7 @@ pub enum DaemonError {
     Audit(#[from] LogError),
     /// Which image sandboxes are made from is not known.
     #[error(transparent)]
-    Sandbox(SandboxError),
+    Sandbox(Box<SandboxError>),
     /// Metrics cannot be served.
     #[error(transparent)]
     Metrics(#[from] MetricsError),

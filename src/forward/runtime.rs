@@ -27,6 +27,7 @@ const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 const GET: &str = "/containerd.services.images.v1.Images/Get";
 const LIST: &str = "/containerd.services.images.v1.Images/List";
+const UPDATE: &str = "/containerd.services.images.v1.Images/Update";
 const READ: &str = "/containerd.services.content.v1.Content/Read";
 
 /// The label that containerd's CRI plug-in puts on the names that its configuration pins.
@@ -159,8 +160,19 @@ impl Runtime {
     /// Every name that containerd has for an image. Those of something else than manifests named
     /// by SHA-256 are left out: no such image can be started.
     pub async fn records(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
+        self.records_of(Vec::new()).await
+    }
+
+    /// The names that containerd's CRI plug-in has pinned.
+    pub async fn pinned(&self) -> Result<Vec<ImageRecord>, RuntimeError> {
+        let filter = format!("labels.{:?}=={}", PINNED.0, PINNED.1);
+        let records = self.records_of(vec![filter]).await?;
+        Ok(records.into_iter().filter(|record| record.pinned).collect())
+    }
+
+    async fn records_of(&self, filters: Vec<String>) -> Result<Vec<ImageRecord>, RuntimeError> {
         let answer: containerd::ListImagesResponse =
-            self.ask(LIST, &containerd::ListImagesRequest {}).await.map_err(failed)?;
+            self.ask(LIST, &containerd::ListImagesRequest { filters }).await.map_err(failed)?;
         Ok(answer.images.into_iter().filter_map(record_of).collect())
     }
 
@@ -172,6 +184,23 @@ impl Runtime {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed(status)),
         }
+    }
+
+    /// Has containerd look at one of its names again, as if it were new. Nothing else changes.
+    pub async fn touch(&self, name: &str) -> Result<(), RuntimeError> {
+        let question = containerd::GetImageRequest { name: name.to_owned() };
+        let found: Result<containerd::GetImageResponse, _> = self.ask(GET, &question).await;
+        let image = match found {
+            Ok(answer) => answer.image,
+            Err(status) if status.code() == Code::NotFound => None,
+            Err(status) => return Err(failed(status)),
+        };
+        let Some(image) = image else { return Ok(()) };
+        let update_mask = containerd::FieldMask { paths: vec!["target".into()] };
+        let update =
+            containerd::UpdateImageRequest { image: Some(image), update_mask: Some(update_mask) };
+        self.ask::<containerd::ImageResponse>(UPDATE, &update).await.map_err(failed)?;
+        Ok(())
     }
 
     /// The manifest or index with this digest from containerd's content store, hashed here. None:

@@ -25,6 +25,10 @@ use super::Pipeline;
 
 /// How long after an attempt to pull the sandbox image the next one may be made.
 const PAUSE: Duration = Duration::from_secs(30);
+/// How long containerd may take to pin what was recorded anew.
+const PINNED_WITHIN: Duration = Duration::from_secs(1);
+/// From one look for that to the next.
+const LOOK: Duration = Duration::from_millis(20);
 /// Longest time that an attempt may take. The image has less than 1 MiB.
 const PULL: Duration = Duration::from_secs(120);
 
@@ -48,6 +52,17 @@ pub enum SandboxError {
          pinned_images.sandbox, containerd 1: sandbox_image)"
     )]
     Unknown(String),
+    /// It uses another one than the operator says.
+    #[error(
+        "the container runtime makes sandboxes from {used}, and runtime.sandbox_image says \
+         {configured}: make the two equal"
+    )]
+    Differs {
+        /// As the runtime tells.
+        used: ImageRef,
+        /// `runtime.sandbox_image`.
+        configured: ImageRef,
+    },
 }
 
 impl SandboxImage {
@@ -60,14 +75,53 @@ impl SandboxImage {
     /// pinned. The runtime is asked each time: after it was upgraded it may use
     /// another one, which nobody judged.
     pub async fn name(&self, runtime: &Runtime) -> Result<ImageRef, SandboxError> {
-        if let Some(name) = &self.configured {
-            return Ok(name.clone());
-        }
-        match runtime.sandbox_image().await? {
-            Some(told) => {
-                told.parse().map_err(|error| SandboxError::Unknown(format!("it says {error}")))
+        let told = match runtime.sandbox_image().await? {
+            Some(told) => Some(
+                told.parse::<ImageRef>()
+                    .map_err(|error| SandboxError::Unknown(format!("it says {error}")))?,
+            ),
+            None => None,
+        };
+        match (&self.configured, told) {
+            (None, Some(told)) => Ok(told),
+            (None, None) => pinned(runtime).await,
+            (Some(configured), Some(used)) if *configured != used => {
+                Err(SandboxError::Differs { used, configured: configured.clone() })
             }
-            None => pinned(runtime).await,
+            (Some(configured), _) => Ok(configured.clone()),
+        }
+    }
+
+    /// Whether the runtime has pinned the configured image, or none. containerd 2 does not tell
+    /// which one it uses, and pins the very name that its own configuration has as soon as it
+    /// records it: one that it uses instead shows, after its first use at the latest.
+    async fn confirm(&self, runtime: &Runtime, name: &ImageRef) -> Result<(), SandboxError> {
+        if self.configured.is_none() || runtime.sandbox_image().await?.is_some() {
+            return Ok(());
+        }
+        let deadline = time::Instant::now() + PINNED_WITHIN;
+        let mut touched = false;
+        loop {
+            let names = match pinned_names(runtime).await {
+                // A name that is none is not one that containerd uses.
+                Err(SandboxError::Unknown(_)) => return Ok(()),
+                names => names?,
+            };
+            match names.first() {
+                Some((used, _)) if names.iter().all(|(other, _)| other != name) => {
+                    if touched && time::Instant::now() >= deadline {
+                        let (used, configured) = (used.clone(), name.clone());
+                        return Err(SandboxError::Differs { used, configured });
+                    }
+                    // One that came before containerd pinned anything is looked at again.
+                    if !touched {
+                        runtime.touch(&name.to_string()).await?;
+                        touched = true;
+                    }
+                    time::sleep(LOOK).await;
+                }
+                _ => return Ok(()),
+            }
         }
     }
 }
@@ -75,32 +129,33 @@ impl SandboxImage {
 /// The name that the runtime itself has pinned. The other names of its image are not asked: any
 /// pod's author can have the same image pulled under one more.
 async fn pinned(runtime: &Runtime) -> Result<ImageRef, SandboxError> {
-    let unknown = |why: String| SandboxError::Unknown(why);
-    let mut named: Vec<(ImageRef, Target)> = Vec::new();
-    let mut nameless = false;
-    for record in runtime.records().await?.into_iter().filter(|record| record.pinned) {
-        match record.name.parse() {
-            Ok(Named::Reference(name)) => named.push((name, record.target)),
-            // By its ID: it has other names as well.
-            Ok(Named::Id(_) | Named::Short(_)) => nameless = true,
-            Err(error) => return Err(unknown(format!("it says {error}"))),
-        }
-    }
+    let unknown = |why: &str| SandboxError::Unknown(format!("its status does not tell, and {why}"));
+    let mut named = pinned_names(runtime).await?;
     // What was pulled by a tag is recorded, and pinned, by its digest as well.
     if named.iter().any(|(name, _)| is_tag(name)) {
         named.retain(|(name, _)| is_tag(name));
     }
     let mut named = named.into_iter();
     let Some((first, target)) = named.next() else {
-        return Err(unknown(match nameless {
-            true => "its status does not tell, and the image that it has pinned has no name".into(),
-            false => "its status does not tell, and it has pinned no image".into(),
-        }));
+        return Err(unknown("it has pinned no image by a name"));
     };
     match named.all(|(name, other)| name.repository == first.repository && other == target) {
         true => Ok(first),
-        false => Err(unknown("its status does not tell, and it has pinned several images".into())),
+        false => Err(unknown("it has pinned several images")),
     }
+}
+
+/// Every name that the runtime has pinned. Its records by ID are none.
+async fn pinned_names(runtime: &Runtime) -> Result<Vec<(ImageRef, Target)>, SandboxError> {
+    let mut named = Vec::new();
+    for record in runtime.pinned().await? {
+        match record.name.parse() {
+            Ok(Named::Reference(name)) => named.push((name, record.target)),
+            Ok(Named::Id(_) | Named::Short(_)) => {}
+            Err(error) => return Err(SandboxError::Unknown(format!("it says {error}"))),
+        }
+    }
+    Ok(named)
 }
 
 fn is_tag(name: &ImageRef) -> bool {
@@ -180,6 +235,8 @@ impl Pipeline {
         };
         let judgement = match self.judge_sandbox_here(&name).await {
             Ok(judgement) if judgement.decision.is_ok() => judgement,
+            // No pull helps a runtime that does not answer, or that uses another image.
+            Err(refusal) if refusal.code == Code::Internal => refused(refusal),
             first => {
                 // One attempt for all who wait, and none soon after.
                 let mut tried = self.0.sandbox.tried.lock().await;
@@ -216,6 +273,8 @@ impl Pipeline {
             let why = "the sandbox image is not on this node";
             return Err(Refusal::new(Code::NotProvenLocally, why).about(name));
         };
+        let confirmed = self.0.sandbox.confirm(&self.0.runtime, name).await;
+        confirmed.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
         let caller = Caller::default();
         let question = Question { id: found.id, names: vec![name.clone()], caller };
         Ok(self.judge_here(&policies, question).await)

@@ -80,6 +80,7 @@ fn trials(lab: Option<Arc<Lab>>) -> Vec<Trial> {
             each_credential_hears_the_same_refusal,
             image_volumes_are_made_sure_of_like_images;
         pause:
+            the_operators_word_is_held_against_the_runtimes,
             a_missing_one_is_brought_through_the_gate,
             an_unsigned_one_starts_no_pod,
             a_repointed_one_starts_no_pod,

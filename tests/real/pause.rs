@@ -137,3 +137,25 @@ pub(crate) async fn a_copy_of_it_lends_it_no_name(lab: &Lab) {
     scene.restart_gate().await;
     scene.accepts_pods("anew").await;
 }
+
+/// The operator says one, and containerd uses another, which nobody signed.
+pub(crate) async fn the_operators_word_is_held_against_the_runtimes(lab: &Lab) {
+    let node = lab.another("sandbox.example.com/other:v1").await;
+    let mut scene = Scene::on(lab, &node, "sandbox").await;
+    scene.signed("pause");
+    let other = scene.unsigned("other");
+    if version() == "2.1" {
+        // It does not tell, and what it uses shows once it has it.
+        scene.pull_around(&other.name).await;
+    }
+    scene.install_configured(lab, PAUSE).await;
+    // At its start the gate provides what the operator says, unless the runtime tells otherwise.
+    while version() == "2.1" && status_by(&scene.direct, PAUSE).await.is_none() {}
+    let message = scene.refuses_pods("differs", &["internal"]).await;
+    let differs = "the container runtime makes sandboxes from sandbox.example.com/other:v1, and \
+                   runtime.sandbox_image says sandbox.example.com/pause:v1: make the two equal";
+    assert!(message.ends_with(differs), "{message}");
+    node.set_pause(PAUSE);
+    scene.restart_node().await;
+    scene.accepts_pods("equal").await;
+}

@@ -175,11 +175,11 @@ async fn a_runtime_that_does_not_tell_keeps_the_gate_closed() {
     let digests = ["1", "2"].map(|digit| format!("@sha256:{}", digit.repeat(64)));
     let digests = [pause(&digests[0], "1"), pause(&digests[1], "2")].concat();
     for (records, why) in [
-        (Vec::new(), "its status does not tell, and it has pinned no image"),
+        (Vec::new(), "its status does not tell, and it has pinned no image by a name"),
         ([pause(":v1", "1"), pause(":v2", "2")].concat(), several),
         ([pause(":v1", "1"), other].concat(), several),
         (digests, several),
-        (id, "its status does not tell, and the image that it has pinned has no name"),
+        (id, "its status does not tell, and it has pinned no image by a name"),
         (
             pinned("A B", "1"),
             "it says \"A B\" is no repository: a path component must be lower-case letters and \
