@@ -76,7 +76,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let policies = policy::Current::default();
     let watcher = {
         let _runtime = judges.enter();
-        keep_policies(policy_directory, policies.clone(), log.clone(), board.clone())
+        let told = (board.clone(), metrics.clone());
+        keep_policies(policy_directory, policies.clone(), log.clone(), told)
     };
     let (store, findings) = Store::open(&state_directory);
     for finding in &findings {
@@ -184,14 +185,21 @@ async fn sandbox_image_is_known(pipeline: &Pipeline) -> Result<(), DaemonError> 
 }
 
 /// Loads the policies, keeps them in force while they change, and puts each change on record.
-fn keep_policies(directory: &Path, current: policy::Current, log: Log, board: Board) -> Watcher {
+fn keep_policies(
+    directory: &Path,
+    current: policy::Current,
+    log: Log,
+    (board, metrics): (Board, Metrics),
+) -> Watcher {
     let threads = Handle::current();
     let in_force = current.clone();
     source::watch(directory, current, move |event| {
-        board.policies(match &event {
+        let rejected = match &event {
             source::Event::Rejected(problems) => Some(problems.to_string()),
             source::Event::Loaded(_) | source::Event::Unchanged(_) => None,
-        });
+        };
+        metrics.policies_rejected(rejected.is_some());
+        board.policies(rejected);
         let record = match &event {
             source::Event::Loaded(set) => {
                 let count = set.policies().len();

@@ -42,6 +42,7 @@ struct Inner {
     audit_unavailable: Counter,
     policy_set: Family<PolicySet, Gauge>,
     policies: Gauge,
+    policies_rejected: Gauge,
     images: Family<State, Gauge>,
     containers: Family<State, Gauge>,
 }
@@ -74,7 +75,8 @@ impl Default for Metrics {
         let (judgements, break_glass, drift) =
             (Family::default(), Counter::default(), Family::default());
         let (audit_unavailable, duration) = (Counter::default(), Histogram::new(BUCKETS));
-        let (policy_set, policies) = (Family::default(), Gauge::default());
+        let (policy_set, policies, policies_rejected) =
+            (Family::default(), Gauge::default(), Gauge::default());
         let (images, containers) = (Family::default(), Family::default());
         registry.register(
             "judgements",
@@ -109,6 +111,11 @@ impl Default for Metrics {
         );
         registry.register("policies", "Policies in force", Gauge::clone(&policies));
         registry.register(
+            "policies_rejected",
+            "1 while what the source of policies holds does not load, and is not in force",
+            Gauge::clone(&policies_rejected),
+        );
+        registry.register(
             "images",
             "Images in the runtime at the last look, by whether some pod may start them",
             Family::clone(&images),
@@ -128,6 +135,7 @@ impl Default for Metrics {
             audit_unavailable,
             policy_set,
             policies,
+            policies_rejected,
             images,
             containers,
         }))
@@ -144,6 +152,11 @@ pub struct Sources {
 }
 
 impl Metrics {
+    /// Notes whether what the source of policies holds now is not in force since it does not load.
+    pub fn policies_rejected(&self, rejected: bool) {
+        self.0.policies_rejected.set(rejected.into());
+    }
+
     /// All metrics as text, with those that are no counters as they are now.
     pub fn text(&self, sources: &Sources) -> String {
         let policies = sources.policies.snapshot().ok();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::{
-    decide::{self, Grounds, PolicyReport},
+    decide::{self, Glass, Grounds, PolicyReport},
     decode::Wanted,
     evidence::{Known, Store},
     forward::{Runtime, RuntimeError},
@@ -63,8 +63,8 @@ pub enum State {
     NotJudged,
     /// Only policies that warn would refuse it.
     WouldWarn,
-    /// Some pods may have it, by their namespace or by broken glass, and others not. Of images
-    /// only.
+    /// Pods of some namespaces may have it, and others not. Of images only. Glass that a pod could
+    /// break makes no difference: what would have to be broken is refused.
     AcceptedForSome,
     /// It would be accepted.
     Accepted,
@@ -135,11 +135,18 @@ impl Preflight {
         });
         let (images, containers) = (images.collect(), containers.collect());
         let sandbox = match sandbox {
-            Sandbox::Here(name, question) => report::sandbox(Some(&name), judge(&question)),
-            Sandbox::Away(name) => report::sandbox(Some(&name), self.away(&name, now).await),
+            Sandbox::Here(name, question) => {
+                let digest = node.digest_of(&name, question.id);
+                report::sandbox(Some(&name), digest, judge(&question))
+            }
+            Sandbox::Away(name) => {
+                let judgement = self.away(&name, now).await;
+                let digest = judgement.findings.image.as_ref().map(|image| image.digest);
+                report::sandbox(Some(&name), digest, Verdict::of(judgement))
+            }
             Sandbox::Unknown(why) => {
                 let refusal = Refusal::new(Code::Internal, why);
-                report::sandbox(None, Verdict::refused(refusal))
+                report::sandbox(None, None, Verdict::refused(refusal))
             }
         };
         Ok(Report::new(self.policies.digest(), images, containers, sandbox))
@@ -176,7 +183,9 @@ impl Preflight {
             let findings = Findings { policies, ..Findings::default() };
             let refused = decision.is_err();
             let mut verdict = Verdict::of(Judgement { decision, findings });
-            if refused && decide::acceptable_somewhere(&selected, &resolved, &evidence, now) {
+            if refused
+                && decide::acceptable_somewhere(&selected, &resolved, &evidence, Glass::Whole, now)
+            {
                 verdict.state = State::AcceptedForSome;
             }
             verdict
@@ -206,15 +215,16 @@ impl Preflight {
     }
 
     /// The judgement of an image that would have to be pulled.
-    async fn away(&self, name: &ImageRef, now: Timestamp) -> Verdict {
+    async fn away(&self, name: &ImageRef, now: Timestamp) -> Judgement {
         let Some(registry) = &self.registry else {
             let why = "the sandbox image is not on this node, and no registry was asked";
-            return Verdict::refused(Refusal::new(Code::NotProvenLocally, why).about(name));
+            return Judgement::refused(Refusal::new(Code::NotProvenLocally, why).about(name));
         };
         let credentials = match (self.credentials)(&name.repository) {
             Ok(credentials) => credentials,
             Err(why) => {
-                return Verdict::refused(Refusal::new(Code::RegistryUnauthorized, why).about(name));
+                let refusal = Refusal::new(Code::RegistryUnauthorized, why);
+                return Judgement::refused(refusal.about(name));
             }
         };
         let wanted = Wanted { image: name.clone(), credentials, caller: Caller::default() };
@@ -222,7 +232,7 @@ impl Preflight {
             pipeline::examine(registry, Some(&self.store), &self.policies, &wanted, now);
         let limit = pipeline::JUDGEMENT;
         let judged = timeout(limit, examining).await;
-        Verdict::of(judged.unwrap_or_else(|_| Judgement::late(&wanted, limit)))
+        judged.unwrap_or_else(|_| Judgement::late(&wanted, limit))
     }
 }
 

@@ -69,8 +69,8 @@ pub(super) enum Command {
     Explain(Question),
     /// Show how the daemon on this node stands, and whether kubelet talks to it
     #[command(after_help = "Examples:\n  portcullis status\n  portcullis status -o json\n\n\
-        Exit codes: 0 enforcing, 1 no policy is in force or the audit log takes nothing,\n\
-        2 the daemon does not answer")]
+        Exit codes: 0 enforcing, 1 no policy is in force, the audit log takes nothing or no pod can start,\n\
+        2 the daemon does not answer, or not to you")]
     Status {
         /// Configuration of the daemon
         #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
@@ -81,6 +81,11 @@ pub(super) enum Command {
     /// Asks the container runtime what it has, and registries for signatures that are not known on
     /// this node; with or without a daemon beside it. Changes nothing. Containers are judged as if
     /// they were created now, except that annotations which break a policy's glass are not seen.
+    ///
+    /// Images are judged for pods of any namespace: "accepted for some pods" means that the policies
+    /// of one namespace accept the image and those of another refuse it. That alone is no refusal;
+    /// running containers are judged for their own pods. The digests, as they are shown, may stand in
+    /// an authority's `digests`.
     #[command(after_help = "Examples:\n  portcullis preflight --policy ./policies\n  \
         portcullis preflight --policy ./policies --auth-file pull-secret.json -o json\n  \
         portcullis preflight --offline   (the policies of the configuration, as if no registry answered)\n\n\

@@ -132,10 +132,10 @@ fn notes(policy: &ImagePolicy, revoked: &Revoked, now: Timestamp) -> Vec<String>
             notes.push(format!("policy {:?}: {why}", policy.name));
         }
     }
+    notes.extend(without_proof(policy));
     let mut note = |authority: &Authority, why: &str| {
         notes.push(format!("policy {:?}: {:?}: {why}", policy.name, authority.name));
     };
-    let alone_suffices = policy.at_least.get() == 1 && policy.authorities.len() > 1;
     let mut in_force = 0;
     for authority in &policy.authorities {
         match &authority.kind {
@@ -143,12 +143,7 @@ fn notes(policy: &ImagePolicy, revoked: &Revoked, now: Timestamp) -> Vec<String>
                 Ok(()) => in_force += 1,
                 Err(missed) => note(authority, &missed.why),
             },
-            AuthorityKind::Unsigned { .. } => {
-                in_force += 1;
-                if alone_suffices {
-                    note(authority, "lets every image through unsigned, whatever the others say");
-                }
-            }
+            AuthorityKind::Unsigned { .. } => in_force += 1,
             AuthorityKind::Digests(listed) => {
                 let (gone, left): (Vec<_>, Vec<_>) =
                     listed.iter().partition(|digest| revoked.digests.contains_key(digest));
@@ -166,6 +161,26 @@ fn notes(policy: &ImagePolicy, revoked: &Revoked, now: Timestamp) -> Vec<String>
         notes.push(format!("policy {:?}: accepts no image today", policy.name));
     }
     notes
+}
+
+/// What each `unsigned` authority of a policy does to it.
+fn without_proof(policy: &ImagePolicy) -> Vec<String> {
+    let reason = |one: &Authority| match &one.kind {
+        AuthorityKind::Unsigned { reason } => Some(reason.clone()),
+        AuthorityKind::PublicKey(_) | AuthorityKind::Digests(_) => None,
+    };
+    let reasons: Vec<_> = policy.authorities.iter().filter_map(reason).collect();
+    let effect = match reasons.len() >= policy.at_least.get() {
+        true if reasons.len() == policy.authorities.len() => {
+            "accepts any image that it matches without proof"
+        }
+        true => {
+            "accepts any image that it matches without proof, whatever its other authorities say"
+        }
+        false => "one of its authorities accepts any image without proof",
+    };
+    let note = |reason: &String| format!("policy {:?}: {effect} ({reason:?})", policy.name);
+    reasons.iter().map(note).collect()
 }
 
 fn show(report: &Report, out: &mut impl Write) -> io::Result<()> {
@@ -249,6 +264,38 @@ spec:
         directory
     }
 
+    /// What is noted of [`POLICY`] under this name.
+    fn open_note(name: &str) -> String {
+        let why = "accepts any image that it matches without proof (\"test\")";
+        format!("  note: policy {name:?}: {why}\n")
+    }
+
+    #[test]
+    fn an_authority_that_asks_for_no_proof_is_noted() {
+        let noted = |at_least: usize, authorities: &str| {
+            let directory = TempDir::new().unwrap();
+            let text = POLICY
+                .replace("[{name: none, unsigned: {reason: test}}]", authorities)
+                .replace("spec:\n", &format!("spec:\n  atLeast: {at_least}\n"));
+            fs::write(directory.path().join("p.yaml"), text).unwrap();
+            let (exit, text) = checked(&directory, &["p.yaml"], false);
+            assert_eq!(exit, Exit::Success, "{text}");
+            text.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let digests = format!("{{name: b, digests: ['sha256:{}']}}", "1".repeat(64));
+        let one = "{name: a, unsigned: {reason: test}}";
+        let two = "{name: c, unsigned: {reason: other}}";
+        let note = |why: &str| format!("  note: policy \"open\": {why}\n");
+        let whatever = "accepts any image that it matches without proof, whatever its other \
+                        authorities say (\"test\")";
+        assert_eq!(noted(1, &format!("[{digests}, {one}]")), note(whatever));
+        let half = "one of its authorities accepts any image without proof (\"test\")";
+        assert_eq!(noted(2, &format!("[{digests}, {one}]")), note(half));
+        let other = "accepts any image that it matches without proof (\"other\")";
+        assert_eq!(noted(2, &format!("[{one}, {two}]")), open_note("open") + &note(other));
+        assert_eq!(noted(1, &format!("[{digests}]")), "");
+    }
+
     #[test]
     fn what_is_well_is_counted() {
         let directory = directory();
@@ -256,10 +303,14 @@ spec:
             checked(&directory, &["set", "good.yaml", "good.toml"], false),
             (
                 Exit::Success,
-                "ok: D/set: 2 policies, 2 authorities\n\
-                 ok: D/good.yaml: 1 policy, 1 authority\n\
-                 ok: D/good.toml: configuration\n"
-                    .into()
+                format!(
+                    "ok: D/set: 2 policies, 2 authorities\n{}{}\
+                     ok: D/good.yaml: 1 policy, 1 authority\n{}\
+                     ok: D/good.toml: configuration\n",
+                    open_note("open"),
+                    open_note("other"),
+                    open_note("open"),
+                )
             )
         );
     }
@@ -309,7 +360,13 @@ wrong: D/x: 1 problem
                     { "path": "D/good.toml", "ok": true, "kind": "configuration" },
                     {
                         "path": "D/set", "ok": true, "kind": "policies",
-                        "policies": 2, "authorities": 2, "digest": null
+                        "policies": 2, "authorities": 2, "digest": null,
+                        "notes": [
+                            "policy \"open\": accepts any image that it matches without proof \
+                             (\"test\")",
+                            "policy \"other\": accepts any image that it matches without proof \
+                             (\"test\")",
+                        ]
                     },
                     {
                         "path": "D/bad.toml", "ok": false, "more": 0,

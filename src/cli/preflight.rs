@@ -1,7 +1,6 @@
 //! `portcullis preflight`: what policies would refuse of this node, before they are in force.
 
 use std::{
-    fmt::Display,
     io::{self, IsTerminal, Write},
     sync::Arc,
 };
@@ -120,7 +119,11 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     }
     writeln!(out, "{}", style.bold("sandbox image"))?;
     let name = report.sandbox.image.as_deref().unwrap_or("not known");
-    entry(&report.sandbox.verdict, name, &[], style, out)?;
+    let head = match &report.sandbox.digest {
+        Some(digest) => format!("{name} ({digest})"),
+        None => name.to_owned(),
+    };
+    entry(&report.sandbox.verdict, &head, &[], style, out)?;
     writeln!(out)?;
     let sum = &report.summary;
     write!(
@@ -147,7 +150,7 @@ fn image(image: &ImageFinding, style: Style, out: &mut impl Write) -> io::Result
         (true, Some(repository)) => repository.to_owned(),
         (true, None) => "no name".to_owned(),
     };
-    let head = format!("{name} ({})", short(&image.digest));
+    let head = format!("{name} ({})", image.digest);
     let used = (!image.used_by.is_empty()).then(|| format!("used by {}", image.used_by.join(", ")));
     entry(&image.verdict, &head, used.as_slice(), style, out)
 }
@@ -183,11 +186,6 @@ fn entry(
         writeln!(out, "  {branch} {}", printable(line))?;
     }
     Ok(())
-}
-
-/// Enough of a digest to tell two apart.
-fn short(digest: &impl Display) -> String {
-    digest.to_string().chars().take("sha256:".len() + 12).collect()
 }
 
 fn count(count: usize, what: &str) -> String {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::Config,
-    forward,
+    forward::{self, Unanswered},
     status::{ClientReport, Report},
 };
 
@@ -23,8 +23,9 @@ const MAX_SHOWN: usize = 5;
 
 /// Asks the daemon that the configuration names.
 ///
-/// Exit: [`Exit::Success`] it enforces, [`Exit::Refused`] it can only refuse, since no policy is
-/// in force or the audit log takes nothing, [`Exit::Inconclusive`] it does not answer.
+/// Exit: [`Exit::Success`] it enforces and pods can start, [`Exit::Refused`] it can only refuse,
+/// since no policy is in force or the audit log takes nothing, or no pod can start,
+/// [`Exit::Inconclusive`] it does not answer.
 pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -> io::Result<Exit> {
     let config = match Config::load(path) {
         Ok(config) => config,
@@ -37,6 +38,11 @@ pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(forward::node_status(&config.listen.socket));
+    // Who may not ask does not know.
+    let running = match &asked {
+        Err(Unanswered::Forbidden { .. }) => Value::Null,
+        _ => false.into(),
+    };
     let read = |answer: Vec<u8>| {
         let report: Report = serde_json::from_slice(&answer)?;
         Ok::<_, serde_json::Error>((serde_json::from_slice(&answer)?, report))
@@ -49,7 +55,7 @@ pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -
         Err(problem) => {
             let problem = printable(&problem);
             match json {
-                true => writeln!(out, "{}", json!({"running": false, "problem": problem}))?,
+                true => writeln!(out, "{}", json!({"running": running, "problem": problem}))?,
                 false => writeln!(out, "{}", style.red(problem))?,
             }
             return Ok(Exit::Inconclusive);
@@ -63,14 +69,15 @@ pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -
         }
         false => write_text(&report, style, out)?,
     }
-    Ok(if report.enforcing { Exit::Success } else { Exit::Refused })
+    Ok(if report.enforcing && report.sandbox.proven { Exit::Success } else { Exit::Refused })
 }
 
 fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
     let version = printable(&report.version);
-    let standing = match report.enforcing {
-        true => style.green("enforcing"),
-        false => style.red("refusing everything that it judges"),
+    let standing = match (report.enforcing, grounded(report)) {
+        (true, None) => style.green("enforcing".to_owned()),
+        (true, Some(why)) => style.red(format!("enforcing, and no pod can start: {why}")),
+        (false, _) => style.red("refusing everything that it judges".to_owned()),
     };
     writeln!(out, "Portcullis {version} is {standing}, up {}", ago(report.uptime_seconds))?;
     let mut line = |what: &str, text: String, trouble: Option<&str>| {
@@ -120,6 +127,17 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     refusals(report, style, out)
 }
 
+/// Why no pod can start, in short; the lines on the runtime and the sandbox image say more.
+fn grounded(report: &Report) -> Option<&'static str> {
+    let Report { runtime, sandbox, .. } = report;
+    match (sandbox.proven, runtime.version.is_some(), sandbox.image.is_some()) {
+        (true, _, _) => None,
+        (false, false, _) => Some("the container runtime does not answer"),
+        (false, true, false) => Some("the sandbox image is not known"),
+        (false, true, true) => Some("the sandbox image is not proven"),
+    }
+}
+
 /// Whether kubelet talks to the gate, and what to do if not.
 fn kubelet(report: &Report) -> (String, Option<String>) {
     let called = |client: &ClientReport| {
@@ -150,6 +168,9 @@ fn looked(inventory: &Value) -> (String, Option<String>) {
         count(number("/containers/running") as usize, "running container", "running containers"),
         number("/containers/unpermitted"),
     );
+    let age = inventory.pointer("/age_seconds").and_then(Value::as_u64);
+    let age = age.map(|seconds| format!("; as of {} ago", ago(seconds))).unwrap_or_default();
+    let text = text + &age;
     let why = inventory.pointer("/images/why").and_then(Value::as_array).into_iter().flatten();
     let why = why.filter_map(|one| one.get("message")?.as_str()).take(MAX_SHOWN);
     let drifted = (drifted > 0).then(|| {
@@ -241,6 +262,32 @@ mod tests {
 
 nothing was judged since \n";
         assert_eq!(text(&serde_json::from_str("{}").unwrap()), expected);
+    }
+
+    #[test]
+    fn a_gate_under_which_no_pod_can_start_says_so_first() {
+        let mut report = Report { enforcing: true, ..Report::default() };
+        let head = |report: &Report| text(report).lines().next().map(str::to_owned).unwrap();
+        let grounded =
+            |why: &str| format!("Portcullis  is enforcing, and no pod can start: {why}, up 0 s");
+        assert_eq!(head(&report), grounded("the container runtime does not answer"));
+        report.runtime.version = Some("containerd 2.1.9".into());
+        assert_eq!(head(&report), grounded("the sandbox image is not known"));
+        report.sandbox.image = Some("pause:3.10".into());
+        assert_eq!(head(&report), grounded("the sandbox image is not proven"));
+        report.sandbox.proven = true;
+        assert_eq!(head(&report), "Portcullis  is enforcing, up 0 s");
+        report.enforcing = false;
+        assert_eq!(head(&report), "Portcullis  is refusing everything that it judges, up 0 s");
+    }
+
+    #[test]
+    fn a_look_at_the_node_has_an_age() {
+        let looked = |age: Value| looked(&json!({"images": {"total": 1}, "age_seconds": age})).0;
+        let found = "1 image, 0 not proven; 0 running containers, 0 not created through Portcullis";
+        assert_eq!(looked(json!(9)), format!("{found}; as of 9 s ago"));
+        assert_eq!(looked(json!(600)), format!("{found}; as of 10 min ago"));
+        assert_eq!(looked(Value::Null), found);
     }
 
     #[test]

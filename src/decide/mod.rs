@@ -103,6 +103,15 @@ pub fn decide(
     (Ok(Permit { image, id, grounds: Arc::new(grounds) }), reports)
 }
 
+/// What a policy's glass counts for where the question names no pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glass {
+    /// Somebody may break it: what must not be hidden from whoever does.
+    Granted,
+    /// Nobody has: what is accepted on its own account.
+    Whole,
+}
+
 /// Whether some caller or other may have the image, of which `selected` are the policies in any
 /// namespace. It is an answer to a question that names no pod: whoever then uses the image is held
 /// against the policies for its own namespace by [`decide`].
@@ -110,6 +119,7 @@ pub fn acceptable_somewhere(
     selected: &Selected,
     image: &Resolved,
     evidence: &Evidence,
+    glass: Glass,
     now: Timestamp,
 ) -> bool {
     if revoked(selected.revoked(), image).is_some() {
@@ -117,8 +127,9 @@ pub fn acceptable_somewhere(
     }
     let mut somewhere = false;
     for policy in selected.policies() {
+        let granted = policy.break_glass.as_ref().filter(|_| glass == Glass::Granted);
         let lets_through = policy.mode == Mode::Warn
-            || policy.break_glass.as_ref().is_some_and(|glass| glass.is_granted(now))
+            || granted.is_some_and(|glass| glass.is_granted(now))
             || ask(policy, selected, image, evidence, now).shortfall.is_none();
         if !lets_through && policy.holds_for_everybody() {
             return false;

@@ -128,9 +128,13 @@ impl Question {
     }
 
     fn acceptable_somewhere(&self) -> bool {
+        self.somewhere(Glass::Granted)
+    }
+
+    fn somewhere(&self, glass: Glass) -> bool {
         let selected = self.set.covering_somewhere(&self.image.parse().unwrap());
         selected.is_some_and(|selected| {
-            acceptable_somewhere(&selected, &resolved(), &self.evidence, self.now)
+            acceptable_somewhere(&selected, &resolved(), &self.evidence, glass, self.now)
         })
     }
 

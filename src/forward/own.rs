@@ -22,6 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Why a daemon did not tell how it stands.
 #[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
+    /// Whoever asks may not.
+    #[error("may not ask: cannot connect to {socket}: {error}: run this as root")]
+    Forbidden {
+        /// The socket's path.
+        socket: String,
+        /// What the system said.
+        error: io::Error,
+    },
     /// Nobody listens.
     #[error("not running: cannot connect to {socket}: {error}")]
     NotRunning {
@@ -51,11 +59,8 @@ pub async fn node_status(socket: &Path) -> Result<Vec<u8>, Unanswered> {
 async fn ask(socket: &Path) -> Result<Vec<u8>, Unanswered> {
     let shown = || socket.display().to_string();
     let daemon = Upstream::new(Arc::new(socket.to_owned()));
-    let response = daemon.call(request(NODE_STATUS, b"")).await.map_err(|error| match error {
-        Unreachable::Connect { error, .. } => Unanswered::NotRunning { socket: shown(), error },
-        Unreachable::Lost(error) => Unanswered::Silent(shown(), error.to_string()),
-        Unreachable::Reset(reason) => Unanswered::Silent(shown(), reason.to_string()),
-    })?;
+    let response = daemon.call(request(NODE_STATUS, b"")).await;
+    let response = response.map_err(|error| unanswered(error, shown()))?;
     let answer = match within(response, MAX_STATUS).await {
         Ok(answer) => answer,
         Err(status) => return Err(Unanswered::Silent(shown(), status.message().to_owned())),
@@ -69,4 +74,39 @@ async fn ask(socket: &Path) -> Result<Vec<u8>, Unanswered> {
     }
     let message = answer.message().ok().flatten().map(<[u8]>::to_vec);
     message.ok_or_else(|| Unanswered::Stranger(shown(), "its answer is not one message".into()))
+}
+
+fn unanswered(error: Unreachable, socket: String) -> Unanswered {
+    match error {
+        Unreachable::Connect { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+            Unanswered::Forbidden { socket, error }
+        }
+        Unreachable::Connect { error, .. } => Unanswered::NotRunning { socket, error },
+        Unreachable::Lost(error) => Unanswered::Silent(socket, error.to_string()),
+        Unreachable::Reset(reason) => Unanswered::Silent(socket, reason.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_not_ask_is_not_told_that_nobody_listens() {
+        let told = |error| {
+            let error = io::Error::from_raw_os_error(error);
+            let error = Unreachable::Connect { socket: "/p.sock".into(), error };
+            unanswered(error, "/p.sock".to_owned()).to_string()
+        };
+        let (forbidden, refused) = (13, 111);
+        assert_eq!(
+            told(forbidden),
+            "may not ask: cannot connect to /p.sock: Permission denied (os error 13): run this as \
+             root"
+        );
+        assert_eq!(
+            told(refused),
+            "not running: cannot connect to /p.sock: Connection refused (os error 111)"
+        );
+    }
 }

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    decide::{self, Grounds},
+    decide::{self, Glass, Grounds},
     evidence::Known,
     image::{Digest, ImageRef, Repository, Version},
     policy::{Caller, PolicySet},
@@ -14,7 +14,8 @@ use crate::{
 /// What policies say of a manifest or an index in the runtime.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Appraisal {
-    /// Why nobody may have it. None: somebody may, under one of its names at least.
+    /// Why nobody may have it without breaking a policy's glass. None: somebody may, under one of
+    /// its names at least.
     pub(super) refusal: Option<Refusal>,
     /// Its repositories under which a policy, for whatever namespace, is not satisfied by the
     /// evidence that is here, and might be by more.
@@ -45,7 +46,8 @@ pub(super) fn appraise(
         let by_digest = policies.covering_somewhere(&by_digest);
         for known in known {
             let (image, evidence) = (known.resolved(&name.repository), known.evidence());
-            accepted |= decide::acceptable_somewhere(&selected, &image, &evidence, now);
+            accepted |=
+                decide::acceptable_somewhere(&selected, &image, &evidence, Glass::Whole, now);
             let decide =
                 |selected| decide::decide(selected, &image, &evidence, &Caller::default(), now).0;
             if !accepted && refusal.is_none() {
@@ -126,6 +128,15 @@ mod tests {
         // A policy that only warns wants it as well.
         let warn = "mode: Warn\n  match: {images: ['**']}";
         assert_eq!(appraised(&["a.io/x:v1"], &[(warn, false)]), (None, lacks));
+    }
+
+    #[test]
+    fn glass_that_could_be_broken_proves_nothing() {
+        let glass = "breakGlass: {annotation: glass, namespaces: [incident]}\n  \
+                     match: {images: ['**']}";
+        let refused = (Some(Code::NotProvenLocally), vec!["a.io/x".to_owned()]);
+        assert_eq!(appraised(&["a.io/x:v1"], &[(glass, false)]), refused);
+        assert_eq!(appraised(&["a.io/x:v1"], &[(glass, true)]), (None, vec![]));
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub struct Summary {
 pub struct Images {
     /// All, those that were not looked at included.
     pub total: usize,
-    /// Those that some pod may start, as far as the policies are concerned.
+    /// Those that some pod may start, as far as the policies are concerned, and breaks no glass for.
     pub proven: usize,
-    /// Those that no pod may start.
+    /// Those that no pod may start, unless it breaks a policy's glass.
     pub unproven: usize,
     /// Those beyond the number of images that a look takes in.
     pub left_out: usize,
@@ -42,7 +42,7 @@ pub struct Images {
     pub why: Vec<Unproven>,
 }
 
-/// An image that no pod may start.
+/// An image that no pod may start, unless it breaks a policy's glass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unproven {
     /// The digest of its manifest or index.

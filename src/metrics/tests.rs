@@ -63,8 +63,19 @@ fn what_stands_in_the_audit_log_is_counted() {
              reason=\"signature_missing\"} 2",
             "portcullis_judgements_total{event=\"pull\",decision=\"allow\",reason=\"none\"} 1",
             "portcullis_policies 0",
+            "portcullis_policies_rejected 0",
         ]
     );
+}
+
+#[test]
+fn a_set_that_does_not_load_is_shown_while_it_is_there() {
+    let (metrics, sources) = (Metrics::default(), sources());
+    for (rejected, shown) in [(true, 1), (true, 1), (false, 0)] {
+        metrics.policies_rejected(rejected);
+        let expected = format!("portcullis_policies_rejected {shown}");
+        assert!(samples(&metrics, &sources).contains(&expected), "{shown}");
+    }
 }
 
 #[test]
@@ -85,6 +96,7 @@ fn the_policy_set_in_force_is_the_only_one_shown() {
             shown,
             [
                 "portcullis_policies 1",
+                "portcullis_policies_rejected 0",
                 &format!("portcullis_policy_set_info{{digest=\"{digest}\"}} 1")
             ]
         );

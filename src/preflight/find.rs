@@ -68,6 +68,13 @@ impl Node {
         image.known.first().map(Known::id)
     }
 
+    /// The manifest or index that has this name, or else one of those with this ID.
+    pub(super) fn digest_of(&self, name: &ImageRef, id: ImageId) -> Option<Digest> {
+        let named = self.images.iter().find(|image| image.names.contains(name));
+        let is_it = |image: &&Image| image.known.iter().any(|known| known.id() == id);
+        named.or_else(|| self.images.iter().find(is_it)).map(|image| image.digest)
+    }
+
     /// Every name of an image.
     fn names(&self, id: ImageId) -> Vec<String> {
         let is_it = |image: &&Image| image.known.iter().any(|known| known.id() == id);

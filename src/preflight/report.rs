@@ -81,6 +81,8 @@ pub struct SandboxFinding {
     pub verdict: Verdict,
     /// Its name. None: it is not known.
     pub image: Option<String>,
+    /// Of its manifest or index. None: it is not on this node, and no registry told it.
+    pub digest: Option<Digest>,
 }
 
 /// Numbers.
@@ -170,8 +172,12 @@ pub(super) fn container(container: &Container, verdict: Verdict) -> ContainerFin
     }
 }
 
-pub(super) fn sandbox(name: Option<&ImageRef>, verdict: Verdict) -> SandboxFinding {
-    SandboxFinding { verdict, image: name.map(ToString::to_string) }
+pub(super) fn sandbox(
+    name: Option<&ImageRef>,
+    digest: Option<Digest>,
+    verdict: Verdict,
+) -> SandboxFinding {
+    SandboxFinding { verdict, image: name.map(ToString::to_string), digest }
 }
 
 fn pod([namespace, name, _]: &[String; 3]) -> Option<PodName> {

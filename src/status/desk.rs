@@ -74,7 +74,10 @@ impl Desk {
 impl Parts {
     async fn report(&self) -> Report {
         let mut report = self.board.report();
-        report.inventory = self.inventory.borrow().as_deref().and_then(looked);
+        report.inventory = {
+            let summary = self.inventory.borrow();
+            summary.as_deref().and_then(|summary| looked(summary, Timestamp::now()))
+        };
         let Places { socket, endpoint, source, audit_file } = &self.places;
         report.socket = socket.display().to_string();
         report.policies.source.clone_from(source);
@@ -130,13 +133,17 @@ impl Parts {
     }
 }
 
-/// The last look at the runtime, as JSON; what it says of single images shortened.
-fn looked(summary: &Summary) -> Option<Value> {
+/// The last look at the runtime, as JSON, with its age in seconds; what it says of single images
+/// shortened.
+fn looked(summary: &Summary, now: Timestamp) -> Option<Value> {
     let mut summary = summary.clone();
     for unproven in &mut summary.images.why {
         unproven.message = cut(&unproven.message, MAX_TEXT);
     }
-    serde_json::to_value(summary).ok()
+    let age: u64 = now.duration_since(summary.taken).as_secs().try_into().unwrap_or(0);
+    let mut told = serde_json::to_value(summary).ok()?;
+    told["age_seconds"] = age.into();
+    Some(told)
 }
 
 const SILENT: &str = "the container runtime does not answer";

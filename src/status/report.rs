@@ -17,7 +17,7 @@ pub struct Report {
     /// How long ago.
     pub uptime_seconds: u64,
     /// A policy set is in force and the audit log takes records: the gate does what it is for.
-    /// Otherwise it refuses everything that it judges.
+    /// Otherwise it refuses everything that it judges. Whether pods can start is told by `sandbox`.
     pub enforcing: bool,
     /// `policies`
     pub policies: PoliciesReport,
@@ -35,7 +35,8 @@ pub struct Report {
     pub other_client: Option<ClientReport>,
     /// What is wrong with the evidence that is kept on this node.
     pub evidence: Vec<String>,
-    /// The last look at what the runtime has, where there was one.
+    /// The last look at what the runtime has, where there was one: an
+    /// [`inventory::Summary`](crate::inventory::Summary) with its `age_seconds`.
     pub inventory: Option<Value>,
     /// What was decided since the start, by event.
     pub decisions: BTreeMap<String, Count>,

@@ -214,8 +214,9 @@ fn check_notes_what_may_not_be_meant() {
         note: policy \"old\": \"gone\": key expired 2020-01-01\n  \
         note: policy \"old\": accepts no image today\n\
         ok: open.yaml: 1 policy, 2 authorities\n  \
-        note: policy \"open\": \"gone\": key expired 2020-01-01\n  \
-        note: policy \"open\": \"any\": lets every image through unsigned, whatever the others say\n";
+        note: policy \"open\": accepts any image that it matches without proof, whatever its other \
+        authorities say (\"trial\")\n  \
+        note: policy \"open\": \"gone\": key expired 2020-01-01\n";
     assert_eq!((exit, out.as_str()), (0, expected));
 }
 

@@ -46,6 +46,8 @@ async fn judgements_are_counted_as_they_stand_in_the_audit_log() {
         );
         assert!(answer.contains(&sample), "{sample}{answer}");
     }
+    // There is no policy at all.
+    assert!(answer.contains("\nportcullis_policies_rejected 1\n"), "{answer}");
     for name in ["hostile", "plumbus", "shop", "sh\\"] {
         assert!(!answer.contains(name), "{name}: {answer}");
     }

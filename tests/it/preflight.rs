@@ -124,10 +124,6 @@ impl Node {
     }
 }
 
-fn short(digest: Digest) -> String {
-    digest.to_string()[..19].to_owned()
-}
-
 const UNSIGNED: &str =
     "policy \"release\" requires 1 of 1 authority: \"release-2026\": no signature found";
 
@@ -143,12 +139,12 @@ fn what_would_be_refused_comes_first() {
     let (exit, out, err) = node.preflight(&[]);
     let expected = format!(
         "images
-  refused r.example.com/bad:v1 ({bad_short})
+  refused r.example.com/bad:v1 ({bad})
   ├─ r.example.com/bad@{bad}: {UNSIGNED}
   └─ used by shop/web-0
-  accepted r.example.com/good:v1 ({good_short})
+  accepted r.example.com/good:v1 ({good})
   └─ used by shop/web-0
-  accepted r.example.com/pause:v1 ({pause_short})
+  accepted r.example.com/pause:v1 ({pause})
 
 running containers
   refused shop/web-0, container \"app\": r.example.com/bad:v1
@@ -156,13 +152,10 @@ running containers
   accepted shop/web-0, container \"main\": r.example.com/good:v1
 
 sandbox image
-  accepted r.example.com/pause:v1
+  accepted r.example.com/pause:v1 ({pause})
 
 3 images, 2 running containers: 2 would be refused
 ",
-        bad_short = short(bad),
-        good_short = short(good),
-        pause_short = short(pause),
     );
     assert_eq!((exit, out, err), (1, expected, String::new()));
 }
@@ -198,6 +191,7 @@ fn a_machine_reads_the_same() {
     assert_eq!(report["containers"], json!([container]));
     assert_eq!(report["sandbox"]["state"], "accepted");
     assert_eq!(report["sandbox"]["image"], "r.example.com/pause:v1");
+    assert_eq!(report["sandbox"]["digest"], json!(node.pulled("pause")));
     let summary =
         json!({"images": 2, "containers": 1, "refused": 2, "not_judged": 0, "would_warn": 0});
     assert_eq!(report["summary"], summary);
@@ -344,6 +338,18 @@ fn an_image_is_for_some_pods_and_a_container_for_its_own() {
 }
 
 #[test]
+fn what_only_broken_glass_would_let_through_is_refused() {
+    let node = Node::new();
+    let app = node.unsigned("app");
+    let glass = "spec:\n  breakGlass: {annotation: a, namespaces: [incident]}\n";
+    node.policy("release.yaml", &node.by_key("release", "**").replace("spec:\n", glass));
+    let (exit, report) = node.json(&[]);
+    assert_eq!(report["images"][0]["state"], "refused");
+    assert_eq!(report["images"][0]["message"], format!("r.example.com/app@{app}: {UNSIGNED}"));
+    assert_eq!((exit, &report["summary"]["refused"]), (1, &json!(1)));
+}
+
+#[test]
 fn every_repository_of_an_image_is_judged() {
     let node = Node::new();
     node.signed("app");
@@ -408,6 +414,7 @@ fn an_id_that_stands_for_a_checkpoint_as_well_is_refused() {
 #[test]
 fn a_sandbox_image_that_is_not_there_would_be_pulled() {
     let node = Node::new();
+    let pause = node.pulled("pause");
     for name in node.shelf.names() {
         node.shelf.forget(&name);
     }
@@ -416,10 +423,13 @@ fn a_sandbox_image_that_is_not_there_would_be_pulled() {
     let missing = "r.example.com/pause:v1: the sandbox image is not on this node, and no registry \
                    was asked";
     assert_eq!(sandbox(&["--offline"])["message"], missing);
+    assert_eq!(sandbox(&["--offline"])["digest"], Value::Null);
     let (exit, out, _) = node.preflight(&[]);
-    let expected = "sandbox image\n  accepted r.example.com/pause:v1\n\n\
-                    0 images, 0 running containers: 0 would be refused\n";
-    assert_eq!((exit, out.as_str()), (0, expected));
+    let expected = format!(
+        "sandbox image\n  accepted r.example.com/pause:v1 ({pause})\n\n\
+         0 images, 0 running containers: 0 would be refused\n"
+    );
+    assert_eq!((exit, out), (0, expected));
 }
 
 #[test]

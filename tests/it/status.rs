@@ -165,7 +165,7 @@ async fn people_read_it_at_a_glance() {
              no kubelet has called since start (0 s): is containerRuntimeEndpoint set to unix://DIR/p.sock?
   runtime    containerd 2.1.9 at SOCKET
   sandbox    IMAGE, proven
-  inventory  1 image, 0 not proven; 0 running containers, 0 not created through Portcullis
+  inventory  1 image, 0 not proven; 0 running containers, 0 not created through Portcullis; as of 0 s ago
 
 since start      allowed    denied    warned
   pull                 0         1         0
@@ -247,6 +247,7 @@ async fn a_log_that_takes_nothing_enforces_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rejected_set_is_told_beside_the_one_in_force() {
     let node = Node::new();
+    node.settled().await;
     fs::write(node.gate.path().join("policies/new.yaml"), "{}").unwrap();
     let look = async {
         loop {
@@ -274,7 +275,7 @@ async fn a_runtime_that_is_away_is_told() {
     let socket = node.runtime.socket().display().to_string();
     node.runtime.kill().await;
     let (exit, report) = json_of(&node.gate);
-    assert_eq!(exit, 0);
+    assert_eq!((exit, &report["enforcing"]), (1, &json!(true)));
     assert_eq!(report["runtime"]["version"], Value::Null);
     let problem = report["runtime"]["problem"].as_str().unwrap();
     let expected =
@@ -282,6 +283,10 @@ async fn a_runtime_that_is_away_is_told() {
     assert!(problem.starts_with(expected), "{problem}");
     assert_eq!(report["sandbox"]["proven"], false);
     assert_eq!(report["runtime"]["endpoint"], socket);
+    let (exit, out) = of(&node.gate);
+    let head = "Portcullis 0.1.0 is enforcing, and no pod can start: the container runtime does \
+                not answer, up ";
+    assert!(exit == 1 && out.starts_with(head), "{out}");
 }
 
 #[test]

@@ -161,6 +161,15 @@ proptest! {
         }
     }
 
+    /// Glass is only ever one more way through.
+    #[test]
+    fn what_is_acceptable_without_glass_is_so_with_it(set in sets(), asker in askers()) {
+        let question = asker.under(&set);
+        if question.somewhere(Glass::Whole) {
+            prop_assert!(question.somewhere(Glass::Granted));
+        }
+    }
+
     #[test]
     fn between_two_moments_no_decision_changes(
         set in sets(), asker in askers(), seconds in 1_777_000_000..1_784_000_000_i64,

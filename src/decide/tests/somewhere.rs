@@ -48,6 +48,16 @@ fn glass_that_nobody_can_break_any_more_opens_nothing() {
 }
 
 #[test]
+fn glass_that_nobody_breaks_opens_nothing() {
+    let shop = within("r.io/prod/*", "namespaces: [shop]");
+    let whole = |set: &[String]| Question::under(set).somewhere(Glass::Whole);
+    assert!(!whole(&[policy("a", &[GLASS], NO)]));
+    assert!(!whole(&[policy("a", &[&shop], YES), policy("b", &[GLASS], NO)]));
+    assert!(whole(&[policy("a", &[GLASS], YES)]));
+    assert!(whole(&[policy("a", &[GLASS, "mode: Warn"], NO)]));
+}
+
+#[test]
 fn a_tag_counts_where_a_digest_is_wanted() {
     let strict = [policy("a", &["reference: Digest"], YES)];
     somewhere(&strict, false);
