@@ -21,7 +21,7 @@ use crate::{
     forward::{Runtime, Upstream},
     inventory::{self, Inventory},
     local::Local,
-    metrics::{self, Metrics, MetricsError},
+    metrics::{self, Metrics},
     pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
     policy::{
         self,
@@ -129,9 +129,14 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     }
     judges.block_on(sandbox_image_is_known(&pipeline))?;
     if let Some(address) = &config.metrics.listen {
-        let listener = judges.block_on(metrics::Listener::open(address))?;
-        tracing::info!("metrics at {address}");
-        judges.spawn(metrics::serve(listener, metrics, sources));
+        match judges.block_on(metrics::Listener::open(address)) {
+            Ok(listener) => {
+                tracing::info!("metrics at {address}");
+                judges.spawn(metrics::serve(listener, metrics, sources));
+            }
+            // Whoever takes that address must not cost the node its gate.
+            Err(error) => tracing::error!("{error}; there are none until the next start"),
+        }
     }
     let listener = Listener::open(&config.listen.socket, &config.runtime.endpoint)?;
     let (stop, stopping) = watch::channel(false);
@@ -291,7 +296,6 @@ impl DaemonError {
             DaemonError::Audit(LogError::Irregular(_) | LogError::Foreign(_))
                 | DaemonError::Listen(ListenError::NotASocket(_))
                 | DaemonError::Sandbox(_)
-                | DaemonError::Metrics(_)
         )
     }
 }
@@ -305,9 +309,6 @@ pub enum DaemonError {
     /// Which image sandboxes are made from is not known.
     #[error(transparent)]
     Sandbox(Box<SandboxError>),
-    /// Metrics cannot be served.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     /// There is no socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -57,6 +57,8 @@ struct Stages {
     audit: audit::Log,
     /// Judgements run here, away from the relay.
     threads: Handle,
+    /// Images that were answered as absent, so that the log does not tell it for ever.
+    hidden: image_status::Hidden,
     /// Equal pulls in flight share one judgement.
     flights: Flights<(Wanted, Digest), Arc<Judgement>>,
 }
@@ -96,6 +98,7 @@ impl Pipeline {
             sandbox,
             audit,
             threads,
+            hidden: Default::default(),
             flights,
         }))
     }

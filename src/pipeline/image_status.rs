@@ -4,16 +4,20 @@
 //! The call names no namespace, so that what is accepted for any is shown; what starts is for
 //! `CreateContainer` to judge.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use http::request;
 use jiff::Timestamp;
 
 use crate::{
-    audit::Event,
+    audit::{Event, Record},
     decode,
     forward::{self, Answer, Upstream},
-    image::{ImageRef, ReferenceError},
+    image::{Digest, ImageRef, ReferenceError},
     judgement::{Asked, Judgement},
     local::Question,
     named::{ImageId, Named},
@@ -26,6 +30,38 @@ use super::{
     create::{is_among, repositories},
     fault,
 };
+
+/// How long the same answer is not recorded again: kubelet asks several times a minute for each
+/// container that waits.
+const REPEATED: Duration = Duration::from_secs(300);
+/// Most answers of which that is remembered. Beyond, all are recorded again.
+const MAX_HIDDEN: usize = 4096;
+
+/// What was answered as absent, and is on record as that.
+#[derive(Debug, Default)]
+pub(super) struct Hidden(Mutex<HashMap<Digest, Instant>>);
+
+impl Hidden {
+    fn was_told(&self, what: Digest, now: Instant) -> bool {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.get(&what).is_some_and(|at| now.saturating_duration_since(*at) < REPEATED)
+    }
+
+    fn tell(&self, what: Digest, now: Instant) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= MAX_HIDDEN {
+            told.clear();
+        }
+        told.insert(what, now);
+    }
+}
+
+/// The same for the same question, answered for the same reason under the same policies.
+fn told(record: &Record) -> Digest {
+    let requested = record.image.as_ref().map(|image| (&image.requested, &image.id));
+    let set = record.policy_set.as_ref().map(|set| set.digest);
+    Digest::of(format!("{requested:?} {set:?} {:?}", record.message).as_bytes())
+}
 
 impl Pipeline {
     /// Passes the call on, and answers for an image that is accepted for no namespace as for one
@@ -69,8 +105,15 @@ impl Pipeline {
         };
         let asked = Asked { requested: Some(&requested), name, pod: None };
         let record = judgement.record(Event::ImageStatus, asked, arrived.elapsed());
+        let what = told(&record);
+        if self.0.hidden.was_told(what, Instant::now()) {
+            return answer.emptied();
+        }
         match self.0.audit.record(record, ()).await {
-            Ok(_) => answer.emptied(),
+            Ok(_) => {
+                self.0.hidden.tell(what, Instant::now());
+                answer.emptied()
+            }
             Err(unrecorded) => forward::refuse(&unrecorded),
         }
     }
@@ -113,5 +156,20 @@ impl Pipeline {
             .threads
             .spawn_blocking(move || local.for_anybody(&policies, id, &name, Timestamp::now()));
         asking.await.unwrap_or_else(|_| Err(Arc::new(Judgement::refused(fault()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_again_after_a_while() {
+        let (hidden, now) = (Hidden::default(), Instant::now());
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        assert!(!hidden.was_told(one, now));
+        hidden.tell(one, now);
+        assert!(hidden.was_told(one, now + REPEATED / 2) && !hidden.was_told(other, now));
+        assert!(!hidden.was_told(one, now + REPEATED));
     }
 }

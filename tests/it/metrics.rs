@@ -8,8 +8,9 @@ use std::{
 };
 
 use crate::support::{
-    cri::{PULL_IMAGE, pull},
+    cri::{PULL_IMAGE, VERSION, pull},
     gate::Setup,
+    grpc::framed,
     runtime::{FakeRuntime, ok},
 };
 
@@ -59,29 +60,27 @@ async fn judgements_are_counted_as_they_stand_in_the_audit_log() {
     assert!(many.starts_with("HTTP/1.1 431 "), "{many}");
 }
 
-#[test]
-fn an_address_in_use_ends_the_start() {
-    let directory = tempfile::tempdir().unwrap();
+#[tokio::test]
+async fn an_address_in_use_costs_the_metrics_and_not_the_gate() {
+    let runtime = FakeRuntime::start(|_| ok(b""));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap();
-    let setup = Setup::before(&directory.path().join("runtime.sock")).metrics(&taken.to_string());
-    let (status, log) = setup.start_in_vain();
-    assert_eq!(status.code(), Some(78), "{log}");
+    let gate = Setup::before(runtime.socket()).metrics(&taken.to_string()).start();
     let message = format!(
         "metrics cannot be served at {taken}: Address already in use (os error 98); choose another \
-         metrics.listen"
+         metrics.listen; there are none until the next start"
     );
-    assert!(log.contains(&message), "{log}");
+    assert!(gate.log().contains(&message), "{}", gate.log());
+    assert_eq!(gate.client().await.call(VERSION, &[], framed(b"")).await.status().0, 0);
 }
 
-#[test]
-fn a_file_is_not_taken_for_a_socket() {
+#[tokio::test]
+async fn a_file_is_not_taken_for_a_socket() {
+    let runtime = FakeRuntime::start(|_| ok(b""));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("metrics.sock");
     std::fs::write(&path, "mine").unwrap();
-    let setup = Setup::before(&directory.path().join("runtime.sock"))
-        .metrics(&format!("unix:{}", path.display()));
-    let (status, log) = setup.start_in_vain();
-    assert_eq!(status.code(), Some(78), "{log}");
+    let gate = Setup::before(runtime.socket()).metrics(&format!("unix:{}", path.display())).start();
+    assert!(gate.log().contains("metrics cannot be served at unix:"), "{}", gate.log());
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
 }

@@ -242,6 +242,7 @@ fn nothing_on_the_node_is_changed() {
         "/containerd.services.content.v1.Content/Read",
         "/containerd.services.images.v1.Images/List",
         "/runtime.v1.RuntimeService/ListContainers",
+        "/runtime.v1.RuntimeService/Status",
     ];
     assert_eq!(paths, reads);
 }

@@ -31,8 +31,9 @@ async fn answers_that_come_too_late_do_not_end_other_calls() {
     let (begun, mut begins) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     let gate = Setup::before(&socket).start();
-    // Its own look at the node comes first, over a connection of its own, and may wait.
-    let _look = listener.accept().await.unwrap();
+    // Its own questions, about the sandbox image and the node, come first, each over a connection
+    // of its own, and may wait.
+    let _own = [listener.accept().await.unwrap(), listener.accept().await.unwrap()];
     tasks.spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         answer_the_cancelled(stream, begun).await;
