@@ -1,7 +1,7 @@
 //! Packs: evidence that is carried from node to node in a file.
 //!
 //! JSON Lines. The first line says what the file is, `{"portcullis":"evidence","version":1}`;
-//! each other one is a document as the store keeps it ([`document`](super::document)). Nobody
+//! each other one is a document as the store keeps it (`document.rs`). Nobody
 //! vouches for a pack, and nobody has to: a line is about the image that its manifests say, and
 //! its claims count when a signature holds.
 

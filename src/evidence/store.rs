@@ -2,7 +2,7 @@
 //!
 //! Below the state directory stands `evidence/<ID>/<digest>.json`, by the ID of the image and the
 //! digest of its manifest or index, in hexadecimal. Nothing there is trusted, names included:
-//! what a file is about is computed from its content ([`document`](super::document)), and what it
+//! what a file is about is computed from its content (`document.rs`), and what it
 //! claims counts when a signature holds. So files can be removed, copied from node to node and
 //! brought by another process meanwhile; there is no lock. Where two processes keep the same
 //! image at the same moment, the last one wins, and the other's claims are to be brought again.
