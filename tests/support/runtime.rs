@@ -17,7 +17,12 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::{net::UnixListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::UnixListener,
+    runtime::{Builder, Runtime},
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 
 use super::cri;
 
@@ -55,11 +60,12 @@ impl Reply {
 
 type Script = Arc<dyn Fn(&Call) -> Reply + Send + Sync>;
 
-/// A runtime on a socket of its own; gone when dropped.
+/// A runtime on a socket of its own; gone when dropped. It answers from a thread of its own, so
+/// that a gate is not kept waiting by a test that waits for the gate.
 pub(crate) struct FakeRuntime {
     socket: PathBuf,
     calls: Arc<Mutex<Vec<Call>>>,
-    tasks: JoinSet<()>,
+    serving: Option<(Runtime, JoinHandle<()>)>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -102,12 +108,14 @@ impl FakeRuntime {
         script: impl Fn(&Call) -> Reply + Send + Sync + 'static,
         keeps_house: bool,
     ) -> Self {
+        let thread = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let entered = thread.enter();
         let listener = UnixListener::bind(socket).unwrap();
+        drop(entered);
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let script: Script = Arc::new(script);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, script, calls.clone(), keeps_house));
-        Self { socket: socket.to_owned(), calls, tasks, _directory: None }
+        let task = thread.spawn(serve(listener, Arc::new(script), calls.clone(), keeps_house));
+        let serving = Some((thread, task));
+        Self { socket: socket.to_owned(), calls, serving, _directory: None }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -126,7 +134,18 @@ impl FakeRuntime {
 
     /// Ends all connections and leaves a dead socket behind, as a runtime that was killed.
     pub(crate) async fn kill(mut self) {
-        self.tasks.shutdown().await;
+        let (thread, task) = self.serving.take().unwrap();
+        task.abort();
+        let _ = task.await;
+        thread.shutdown_background();
+    }
+}
+
+impl Drop for FakeRuntime {
+    fn drop(&mut self) {
+        if let Some((thread, _)) = self.serving.take() {
+            thread.shutdown_background();
+        }
     }
 }
 
