@@ -156,6 +156,42 @@ async fn no_claim_counts_for_another_image() {
     assert!(tried > 500, "{tried}");
 }
 
+/// A log entry with its own good signatures says nothing of a signature that it is put beside, and
+/// a bad one takes nothing from a good signature.
+#[tokio::test]
+async fn cve_2022_36056_and_2026_22703_a_log_entry_neither_makes_nor_breaks_a_signature() {
+    let fixtures = Fixtures::load();
+    let sig = |name: &str| -> Value {
+        let fixture = fixtures.repository(name);
+        serde_json::from_slice(&fixtures.blob(fixture.manifests.last().unwrap())).unwrap()
+    };
+    let pem = fixtures.file("keys/ecdsa-p256.pub");
+    let name = "cosign2-tlog/ecdsa-p256";
+    let (good, other) = (sig(name), sig("cosign2/ecdsa-p256"));
+    let log = "/layers/0/annotations/dev.sigstore.cosign~1bundle";
+    let signature = "/layers/0/annotations/dev.cosignproject.cosign~1signature";
+    assert!(good.pointer(log).is_some());
+    let foreign = other.pointer(signature).unwrap().clone();
+    let cases = [
+        (signature, foreign, false),
+        (signature, "AAAA".into(), false),
+        (signature, "".into(), false),
+        (log, "{}".into(), true),
+        (log, "no JSON".into(), true),
+        (log, sig("cosign2-tlog/rsa-2048").pointer(log).unwrap().clone(), true),
+    ];
+    for (place, value, accepted) in cases {
+        let registry = TestRegistry::start();
+        fixtures.push(name, &registry);
+        let mut manifest = good.clone();
+        *manifest.pointer_mut(place).unwrap() = value.clone();
+        let tag = format!("sha256-{}.sig", fixtures.repository(name).image().hex());
+        registry.push_json(name, Some(&tag), &manifest);
+        let answer = ask(&pem, BTreeMap::new(), &found(&registry, name).await);
+        assert_eq!(answer.is_ok(), accepted, "{place}: {value}");
+    }
+}
+
 /// What a policy that wants one signature by a key is told.
 async fn told(
     registry: &TestRegistry,

@@ -73,9 +73,12 @@ fn encode(fields: &[Field]) -> Vec<u8> {
     bytes
 }
 
+/// Number, all bytes, and the value of a field.
+type Raw<'a> = (u64, &'a [u8], &'a [u8]);
+
 /// The fields of a message, each with its bytes: written for this test, so as not to trust the
 /// code under test. None: no message.
-fn split(bytes: &[u8]) -> Option<Vec<(u64, &[u8], &[u8])>> {
+fn split(bytes: &[u8]) -> Option<Vec<Raw<'_>>> {
     fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
         let mut value = 0u128;
         for shift in 0..10 {
