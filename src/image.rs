@@ -190,9 +190,11 @@ pub(crate) fn governed(name: &str) -> Cow<'_, str> {
     if host == registry { name.into() } else { format!("{host}/{path}").into() }
 }
 
-/// In its one canonical spelling.
+/// In its one canonical spelling. That of an IPv4 address in it has dots, which containerd does
+/// not take for a part of an address.
 fn is_address(text: &str) -> bool {
-    text.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == text)
+    !text.contains('.')
+        && text.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == text)
 }
 
 fn is_port(port: &str) -> bool {
@@ -454,6 +456,8 @@ mod tests {
             "[::1]:0443/a",
             "[::ABCD]/a",
             "[::g]/a",
+            "[::ffff:192.0.2.1]/a",
+            "[::ffff:c000:201]/a",
             "é",
         ] {
             assert!(matches!(bad.parse::<ImageRef>(), Err(ReferenceError::Name { .. })), "{bad}");
