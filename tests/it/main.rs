@@ -18,6 +18,7 @@ mod pipes;
 mod conformance;
 mod registry;
 mod evidence;
+mod faults;
 mod gates;
 mod hostile;
 mod node;
