@@ -295,7 +295,7 @@ struct GetImageResponse {
 
 /// A runtime that pulls whatever it is asked for, and shows it under any name.
 pub(crate) fn pulling(call: &Call) -> Reply {
-    let message = &call.body[5..];
+    let message = call.body.get(5..).unwrap_or_default();
     match call.head.uri.path() {
         cri::PULL_IMAGE => {
             ok(&cri::PullImageResponse { image_ref: IMAGE_ID.into() }.encode_to_vec())
