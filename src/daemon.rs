@@ -5,7 +5,10 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use nix::unistd::gethostname;
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::gethostname,
+};
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
@@ -29,6 +32,7 @@ use crate::{
     },
     resolve::{HostsDirectories, Registry},
     status::{self, Board, Desk, Places},
+    telemetry,
 };
 
 /// How long the runtime may take to tell its sandbox image before the gate opens without.
@@ -44,6 +48,7 @@ const JUDGES: usize = 2;
 /// Whatever keeps the gate from opening. A missing or broken policy set does not: the gate opens
 /// and refuses every pull.
 pub fn run(config: Config) -> Result<(), DaemonError> {
+    use_all_descriptors();
     let judges = Builder::new_multi_thread()
         .worker_threads(JUDGES)
         .thread_name("judge")
@@ -64,9 +69,12 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     };
     let audit_config =
         audit::Config { file: config.audit.file, state_directory: state_directory.clone(), node };
-    let board = Board::default();
+    let (board, metrics) = (Board::default(), Metrics::default());
+    {
+        let (board, metrics) = (board.clone(), metrics.clone());
+        telemetry::tell_panics(move || (board.fault(), metrics.fault()).1);
+    }
     // What was found wrong with the log stands in its `start` record, and was logged.
-    let metrics = Metrics::default();
     let observers: Vec<Arc<dyn Observer>> =
         vec![Arc::new(board.clone()), Arc::new(metrics.clone())];
     let (log, opened) = Log::open_observed(audit_config, observers)?;
@@ -278,6 +286,16 @@ impl Signals {
         notify(sd_notify::NotifyState::Stopping);
         let _ = stop.send(true);
         ended
+    }
+}
+
+/// Each client takes two descriptors, and the usual limit is there for programs that know no
+/// better than to use `select(2)`. What is left is that which the administrator sets.
+fn use_all_descriptors() {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    let raised = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is");
     }
 }
 

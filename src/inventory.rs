@@ -12,11 +12,12 @@ mod summary;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
@@ -124,10 +125,7 @@ impl Inventory {
         loop {
             // Other policies ask other questions: what is under way is no longer wanted.
             let pause = tokio::select! {
-                looked = self.look(&mut memory) => match looked {
-                    Ok(()) => EVERY,
-                    Err(_) => AGAIN,
-                },
+                pause = pause_after(self.look(&mut memory)) => pause,
                 () = changes.next() => continue,
             };
             wait(pause, &mut changes).await;
@@ -287,7 +285,9 @@ impl Inventory {
         let failures = &Failures::default();
         let mut answers = stream::iter(jobs)
             .map(|(digest, repositories)| async move {
-                (digest, ask(registry, store, failures, digest, repositories).await)
+                // What one image brings about is not to cost the others their evidence.
+                let asking = ask(registry, store, failures, digest, repositories);
+                (digest, AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_default())
             })
             .buffer_unordered(ASKING);
         while let Some((digest, outcomes)) = answers.next().await {
@@ -324,6 +324,18 @@ impl Inventory {
         });
         if let Ok(Err(error)) = pruning.await {
             tracing::warn!(%error, "evidence about images that are gone is not removed");
+        }
+    }
+}
+
+/// How long to rest after a look. One that a fault ended is no reason never to look again.
+async fn pause_after(look: impl Future<Output = Result<(), RuntimeError>>) -> Duration {
+    match AssertUnwindSafe(look).catch_unwind().await {
+        Ok(Ok(())) => EVERY,
+        Ok(Err(_)) => AGAIN,
+        Err(_panic) => {
+            tracing::error!("a fault ended the look at the node: it is not whole, and made anew");
+            EVERY
         }
     }
 }
@@ -408,4 +420,16 @@ fn images(looked: &[Looked], left_out: usize) -> Images {
         images.count(looked.digest, name, why.as_ref());
     }
     images
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_ends_one_look_and_not_the_looking() {
+        assert_eq!(pause_after(async { Ok(()) }).await, EVERY);
+        assert_eq!(pause_after(async { Err(RuntimeError::late()) }).await, AGAIN);
+        assert_eq!(pause_after(async { panic!("seen in the test's output") }).await, EVERY);
+    }
 }

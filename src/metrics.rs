@@ -40,6 +40,7 @@ struct Inner {
     break_glass: Counter,
     drift: Family<Reason, Counter>,
     audit_unavailable: Counter,
+    faults: Counter,
     policy_set: Family<PolicySet, Gauge>,
     policies: Gauge,
     policies_rejected: Gauge,
@@ -74,7 +75,8 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("portcullis");
         let (judgements, break_glass, drift) =
             (Family::default(), Counter::default(), Family::default());
-        let (audit_unavailable, duration) = (Counter::default(), Histogram::new(BUCKETS));
+        let (audit_unavailable, faults) = (Counter::default(), Counter::default());
+        let duration = Histogram::new(BUCKETS);
         let (policy_set, policies, policies_rejected) =
             (Family::default(), Gauge::default(), Gauge::default());
         let (images, containers) = (Family::default(), Family::default());
@@ -105,6 +107,11 @@ impl Default for Metrics {
             Counter::clone(&audit_unavailable),
         );
         registry.register(
+            "faults",
+            "Panics in Portcullis, each of which refused what it ended",
+            Counter::clone(&faults),
+        );
+        registry.register(
             "policy_set_info",
             "The policy set in force, with the value 1; absent where there is none",
             Family::clone(&policy_set),
@@ -133,6 +140,7 @@ impl Default for Metrics {
             break_glass,
             drift,
             audit_unavailable,
+            faults,
             policy_set,
             policies,
             policies_rejected,
@@ -155,6 +163,11 @@ impl Metrics {
     /// Notes whether what the source of policies holds now is not in force since it does not load.
     pub fn policies_rejected(&self, rejected: bool) {
         self.0.policies_rejected.set(rejected.into());
+    }
+
+    /// Counts a panic, wherever it happened.
+    pub fn fault(&self) {
+        self.0.faults.inc();
     }
 
     /// All metrics as text, with those that are no counters as they are now.

@@ -1,6 +1,7 @@
 //! Stage 1: the socket that kubelet talks to.
 
 mod deadline;
+mod drain;
 mod listener;
 mod route;
 mod serve;

@@ -23,6 +23,7 @@ use crate::{
 
 use super::{
     deadline,
+    drain::{Answering, Calls},
     route::{Judged, Methods, Own, Route},
 };
 
@@ -36,6 +37,9 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long calls in flight may go on after the order to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a connection without such calls stays then: for its client to hear that it ends, and
+/// to read what was sent.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Serves CRI on the listener until `stop` turns true; then lets calls in flight end.
 pub async fn serve(
@@ -49,10 +53,12 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let stopping = stop.clone();
     let mut stopped = pin!(ordered(&mut stop));
+    let mut exhausted = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    exhausted = false;
                     let client = Client {
                         pipeline: pipeline.clone(),
                         upstream: upstream.another(),
@@ -63,7 +69,9 @@ pub async fn serve(
                     connections.spawn(client.converse(stream, stopping.clone()));
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection");
+                    if !std::mem::replace(&mut exhausted, true) {
+                        tracing::error!(%error, "cannot accept connections; they wait");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -103,9 +111,14 @@ fn peer(stream: &UnixStream, desk: &status::Desk) -> Option<Arc<status::Client>>
 
 impl Client {
     async fn converse(self, stream: UnixStream, mut stop: watch::Receiver<bool>) {
+        let calls = Calls::none();
+        let begun = calls.clone();
         let service = service_fn(move |request| {
-            let client = self.clone();
-            async move { Ok::<_, Infallible>(client.answer(request).await) }
+            let (client, call) = (self.clone(), begun.begin(path_of(&request)));
+            async move {
+                let answer = client.answer(request).await;
+                Ok::<_, Infallible>(answer.map(|body| Answering::new(body, call)))
+            }
         });
         let mut connection = pin!(
             http2::Builder::new(TokioExecutor::new())
@@ -124,7 +137,10 @@ impl Client {
             ended = connection.as_mut() => ended,
             () = ordered(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = calls.over(FAREWELL) => Ok(()),
+                }
             }
         };
         if let Err(error) = ended {
@@ -133,8 +149,7 @@ impl Client {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        // With the query, which no method has: the runtime is told all of it.
-        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        let path = path_of(&request);
         if let Some(peer) = &self.peer {
             peer.calls();
         }
@@ -166,6 +181,11 @@ impl Client {
             Judged::RunPodSandbox => pipeline.run_pod_sandbox(upstream, head, body).await,
         }
     }
+}
+
+/// The method, with the query, which none has: the runtime is told all of it.
+fn path_of<B>(request: &Request<B>) -> &str {
+    request.uri().path_and_query().map_or("", |path| path.as_str())
 }
 
 /// A whole request, bounded.

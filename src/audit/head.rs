@@ -5,9 +5,9 @@
 //! that a write cut short leaves the other one.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -113,6 +113,14 @@ impl Head {
             Next::Both => Next::Slot(0),
         };
         Ok(())
+    }
+
+    /// Whether the file is still the one at its path.
+    pub(super) fn is_in_place(&self) -> bool {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.file.metadata().map(identity);
+        let there = std::fs::symlink_metadata(&self.path).map(identity);
+        ours.is_ok_and(|ours| there.is_ok_and(|there| ours == there))
     }
 
     /// Makes the head survive a power cut as well.

@@ -23,3 +23,4 @@ pub use file::LogError;
 pub use line::{MAX_LINE, Position};
 pub use log::{Config, Log, Observer, Opened, Recorded};
 pub use record::{Event, Outcome, Pod, PolicySetId, Record, RequestedImage};
+pub(crate) use writer::ABOUT_THE_LOG;

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, mpsc},
 };
@@ -140,13 +141,19 @@ impl Writer {
                     break;
                 }
             }
-            let outcome = self.commit(&records).map_err(|error| {
-                let refusal = unavailable(&error);
+            // A fault costs its own batch: what it left behind the last line is cut off by the next.
+            let written = catch_unwind(AssertUnwindSafe(|| self.commit(&records)));
+            let failed = match written {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(unavailable(&error)),
+                Err(_panic) => Some(unavailable(&FAULT)),
+            };
+            if let Some(refusal) = &failed {
                 for record in &records {
-                    unwritten(record, &refusal, &self.observers);
+                    unwritten(record, refusal, &self.observers);
                 }
-                refusal
-            });
+            }
+            let outcome = failed.map_or(Ok(()), Err);
             for answer in answers {
                 // Who no longer waits has no answer to send.
                 let _ = answer.send(outcome.clone());
@@ -178,11 +185,11 @@ impl Writer {
         }
         self.append().map_err(LogError::io("write", &self.path))?;
         self.position = Some(position);
-        let written = self.pending.iter().chain(records.iter().map(|record| &**record));
+        let pending = std::mem::take(&mut self.pending);
+        let written = pending.iter().chain(records.iter().map(|record| &**record));
         for (seq, record) in (before + 1..).zip(written) {
             self.observers.iter().for_each(|observer| observer.recorded(record, seq));
         }
-        self.pending.clear();
         Ok(())
     }
 
@@ -224,10 +231,15 @@ impl Writer {
     /// Makes sure that the file at the path is ours, locked and whole, and returns the chain's
     /// end.
     fn ready(&mut self) -> Result<Position, LogError> {
+        if self.head.as_ref().is_some_and(|head| !head.is_in_place()) {
+            self.head = None;
+            self.note(Some(HEAD_GONE.to_owned()));
+        }
         if self.head.is_none() {
             let (head, reading) = Head::open(&self.state_directory)?;
             self.head = Some(head);
-            self.position = reading.position;
+            // What is known already is what this process wrote itself.
+            self.position = self.position.or(reading.position);
             self.note(reading.finding());
         }
         if let Some(log) = &mut self.log {
@@ -300,13 +312,19 @@ impl Writer {
             start.message.push_str(&finding);
             self.findings.push(finding);
         } else if self.pending.len() < MAX_PENDING {
-            let message = format!("the audit log: {finding}");
+            let message = format!("{ABOUT_THE_LOG}{finding}");
             if !self.pending.iter().any(|record| record.message == message) {
                 self.pending.push(Record::new(Event::Drift, message));
             }
         }
     }
 }
+
+/// The beginning of a `drift` about the log itself.
+pub(crate) const ABOUT_THE_LOG: &str = "the audit log: ";
+const HEAD_GONE: &str = "its head, or the whole state directory with what was kept there, was removed \
+                         or replaced while Portcullis ran; it is made anew";
+const FAULT: &str = "a fault in Portcullis ended the write, its own log has the details";
 
 fn write_all(disk: &mut dyn Disk, file: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {

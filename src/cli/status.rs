@@ -8,14 +8,14 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    config::Config,
     forward::{self, Unanswered},
     status::{ClientReport, Report},
 };
 
 use super::{
-    Exit, arguments,
+    Exit, config,
     style::{Style, printable},
+    wrong,
 };
 
 /// Most unproven images that are told one by one; JSON has more.
@@ -27,14 +27,10 @@ const MAX_SHOWN: usize = 5;
 /// since no policy is in force or the audit log takes nothing, or no pod can start,
 /// [`Exit::Inconclusive`] it does not answer.
 pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -> io::Result<Exit> {
-    let config = match Config::load(path) {
+    // Without it, the defaults say where the daemon listens.
+    let config = match config(path, true) {
         Ok(config) => config,
-        // The one that nobody named may be absent: its defaults say where the daemon listens.
-        Err(_) if path == Path::new(arguments::CONFIG) && !path.exists() => Config::default(),
-        Err(error) => {
-            eprintln!("portcullis: {error}");
-            return Ok(Exit::Config);
-        }
+        Err(error) => return wrong(&error),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(forward::node_status(&config.listen.socket));
@@ -104,7 +100,10 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     });
     line("policies", text, rejected.as_deref())?;
     let audit = &report.audit;
-    line("audit", format!("seq {} in {}", audit.seq, audit.file), audit.unavailable.as_deref())?;
+    let drift = audit.drift.as_ref().map(|drift| format!("not as Portcullis left it: {drift}"));
+    let trouble: Vec<_> = audit.unavailable.iter().chain(&drift).map(String::as_str).collect();
+    let trouble = (!trouble.is_empty()).then(|| trouble.join("\n"));
+    line("audit", format!("seq {} in {}", audit.seq, audit.file), trouble.as_deref())?;
     let (text, trouble) = kubelet(report);
     line("kubelet", text, trouble.as_deref())?;
     let runtime = &report.runtime;
@@ -118,6 +117,12 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     line("sandbox", format!("{name}, {said}"), trouble)?;
     if !report.evidence.is_empty() {
         line("evidence", "needs a look".to_owned(), Some(&report.evidence.join("\n")))?;
+    }
+    if report.faults > 0 {
+        let since = count(report.faults as usize, "fault", "faults") + " since start";
+        let trouble =
+            "what they ended was refused; the daemon's log says where: please report them";
+        line("Portcullis", since, Some(trouble))?;
     }
     if let Some(inventory) = &report.inventory {
         let (text, trouble) = looked(inventory);
@@ -282,6 +287,20 @@ nothing was judged since \n";
     }
 
     #[test]
+    fn faults_and_files_that_changed_are_told() {
+        let mut report = Report { faults: 2, ..Report::default() };
+        report.audit.drift = Some("its head was removed".to_owned());
+        report.audit.unavailable = Some("full".to_owned());
+        let expected = "  audit      seq 0 in \n             full\n             \
+                        not as Portcullis left it: its head was removed\n";
+        let text = text(&report);
+        assert!(text.contains(expected), "{text}");
+        let expected = "  Portcullis 2 faults since start\n             what they ended was refused; \
+                        the daemon's log says where: please report them\n";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
     fn a_look_at_the_node_has_an_age() {
         let looked = |age: Value| looked(&json!({"images": {"total": 1}, "age_seconds": age})).0;
         let found = "1 image, 0 not proven; 0 running containers, 0 not created through Portcullis";
@@ -315,6 +334,7 @@ nothing was judged since \n";
         report.runtime.version = Some(evil.clone());
         report.sandbox.image = Some(evil.clone());
         report.other_client = Some(ClientReport { pid: 1, name: evil.clone(), seconds_ago: 1 });
+        report.audit.drift = Some(evil.clone());
         report.audit.file = evil;
         assert!(!text(&report).contains('\x1b'));
     }

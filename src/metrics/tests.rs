@@ -47,6 +47,7 @@ fn what_stands_in_the_audit_log_is_counted() {
     metrics.recorded(&Record { reason: Some(Code::Revoked), ..drift.clone() }, 3);
     metrics.recorded(&drift, 4);
     metrics.recorded(&record(Event::Drift), 5);
+    metrics.fault();
     metrics.unrecorded(&allow, &Refusal::new(Code::AuditUnavailable, "full"));
     assert_eq!(
         samples(&metrics, &sources),
@@ -56,6 +57,7 @@ fn what_stands_in_the_audit_log_is_counted() {
             "portcullis_drift_total{reason=\"audit_log\"} 1",
             "portcullis_drift_total{reason=\"revoked\"} 1",
             "portcullis_drift_total{reason=\"unpermitted\"} 1",
+            "portcullis_faults_total 1",
             "portcullis_judgement_duration_seconds_count 3",
             "portcullis_judgement_duration_seconds_sum 3.0",
             "portcullis_judgements_total{event=\"break_glass\",decision=\"warn\",reason=\"none\"} 1",

@@ -2,12 +2,12 @@
 //! image, which the runtime would pull by itself and unjudged.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::request;
-use tokio::{sync::Mutex, time};
+use tokio::{sync::watch, time};
 
 use crate::{
     audit::Event,
@@ -23,6 +23,9 @@ use crate::{
 
 use super::Pipeline;
 
+/// How long a pod waits for an attempt that is under way. That goes on, and kubelet asks again: a
+/// registry that hangs is not to hold up every pod of the node with it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long after an attempt to pull the sandbox image the next one may be made.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long containerd may take to pin what was recorded anew.
@@ -33,10 +36,20 @@ const LOOK: Duration = Duration::from_millis(20);
 const PULL: Duration = Duration::from_secs(120);
 
 /// The image that the runtime makes sandboxes from. Clones share the attempts to pull it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SandboxImage {
     configured: Option<ImageRef>,
-    tried: Arc<Mutex<Option<time::Instant>>>,
+    patience: Duration,
+    last: Arc<Mutex<Option<Attempt>>>,
+}
+
+/// An attempt to pull it, and when that ended.
+type Attempt = watch::Receiver<Option<time::Instant>>;
+
+/// Whether no other attempt is to be made now. One that a fault ended is over without a time.
+fn is_recent(attempt: &Attempt) -> bool {
+    let ended = *attempt.borrow();
+    ended.map_or_else(|| attempt.has_changed().is_ok(), |at| at.elapsed() < PAUSE)
 }
 
 /// Why the sandbox image is not known.
@@ -68,7 +81,12 @@ pub enum SandboxError {
 impl SandboxImage {
     /// By the operator's word: `runtime.sandbox_image`. None: the runtime is asked.
     pub fn new(name: Option<ImageRef>) -> Self {
-        Self { configured: name, ..Self::default() }
+        Self::with_patience(name, PATIENCE)
+    }
+
+    /// The same, with this long for a pod to wait while it is pulled.
+    pub fn with_patience(name: Option<ImageRef>, patience: Duration) -> Self {
+        Self { configured: name, patience, last: Arc::default() }
     }
 
     /// Its name: as configured, as the runtime's status tells, or the only one that the runtime has
@@ -238,31 +256,44 @@ impl Pipeline {
             // No pull helps a runtime that does not answer, or that uses another image.
             Err(refusal) if refusal.code == Code::Internal => refused(refusal),
             first => {
-                // One attempt for all who wait, and none soon after.
-                let mut tried = self.0.sandbox.tried.lock().await;
-                if tried.is_some_and(|at| at.elapsed() < PAUSE) {
-                    drop(tried);
-                    match self.judge_sandbox_here(&name).await.or(first) {
-                        Ok(judgement) => judgement,
-                        Err(refusal) => refused(refusal),
+                let mut attempt = self.provide(&name);
+                let ended = async { attempt.wait_for(Option::is_some).await.is_ok() };
+                match time::timeout(self.0.sandbox.patience, ended).await {
+                    Ok(_) => {
+                        let judged = self.judge_sandbox_here(&name).await.or(first);
+                        judged.unwrap_or_else(refused)
                     }
-                } else {
-                    let (head, body) = forward::own_pull(&name.to_string());
-                    let own = self.0.runtime.upstream();
-                    // Its answer is in the audit log; what counts is what is there then.
-                    let pulling = self.pull_for(Event::Sandbox, own, head, Ok(body));
-                    if time::timeout(PULL, pulling).await.is_err() {
-                        tracing::error!(%name, "the pull of the sandbox image does not end");
-                    }
-                    *tried = Some(time::Instant::now());
-                    match self.judge_sandbox_here(&name).await {
-                        Ok(judgement) => judgement,
-                        Err(refusal) => refused(refusal),
+                    Err(_) => {
+                        let why = "the sandbox image is being pulled, and its registry takes long";
+                        refused(Refusal::new(Code::RegistryUnreachable, why).about(&name))
                     }
                 }
             }
         };
         (judgement, Some(name))
+    }
+
+    /// The attempt to pull the sandbox image: one for all who wait, and none soon after another.
+    fn provide(&self, name: &ImageRef) -> Attempt {
+        // Nothing that runs under the lock can panic.
+        let mut last = self.0.sandbox.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attempt) = last.as_ref().filter(|attempt| is_recent(attempt)) {
+            return attempt.clone();
+        }
+        let (ended, attempt) = watch::channel(None);
+        *last = Some(attempt.clone());
+        let (pipeline, name) = (self.clone(), name.clone());
+        self.0.threads.spawn(async move {
+            let (head, body) = forward::own_pull(&name.to_string());
+            let own = pipeline.0.runtime.upstream();
+            // Its answer is in the audit log; what counts is what is there then.
+            let pulling = pipeline.pull_for(Event::Sandbox, own, head, Ok(body));
+            if time::timeout(PULL, pulling).await.is_err() {
+                tracing::error!(%name, "the pull of the sandbox image does not end");
+            }
+            ended.send_replace(Some(time::Instant::now()));
+        });
+        attempt
     }
 
     async fn judge_sandbox_here(&self, name: &ImageRef) -> Result<Arc<Judgement>, Refusal> {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    audit::{Event, Observer, Outcome, Record},
+    audit::{ABOUT_THE_LOG, Event, Observer, Outcome, Record},
     refusal::Refusal,
 };
 
@@ -41,12 +41,15 @@ struct Inner {
     started: (Timestamp, Instant),
     notes: Mutex<Notes>,
     clients: Mutex<Clients>,
+    /// Counted without a lock: a panic may hold one.
+    faults: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Notes {
     seq: u64,
     unavailable: Option<String>,
+    drift: Option<String>,
     unrecorded: u64,
     decisions: BTreeMap<String, Count>,
     refusals: VecDeque<RefusalReport>,
@@ -89,7 +92,8 @@ impl Client {
 impl Default for Board {
     fn default() -> Self {
         let started = (Timestamp::now(), Instant::now());
-        Self(Arc::new(Inner { started, notes: Mutex::default(), clients: Mutex::default() }))
+        let (notes, clients) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { started, notes, clients, faults: AtomicU64::new(0) }))
     }
 }
 
@@ -132,6 +136,11 @@ impl Board {
         self.notes().evidence = findings;
     }
 
+    /// Notes a panic, wherever it happened.
+    pub fn fault(&self) {
+        self.0.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What is noted so far.
     pub(super) fn report(&self) -> Report {
         let (started, start) = self.0.started;
@@ -147,6 +156,7 @@ impl Board {
             audit: AuditReport {
                 seq: notes.seq,
                 unavailable: notes.unavailable.clone(),
+                drift: notes.drift.clone(),
                 ..Default::default()
             },
             kubelet,
@@ -154,6 +164,7 @@ impl Board {
             evidence: notes.evidence.clone(),
             decisions: notes.decisions.clone(),
             unrecorded: notes.unrecorded,
+            faults: self.0.faults.load(Ordering::Relaxed),
             refusals: notes.refusals.iter().cloned().collect(),
             ..Default::default()
         };
@@ -171,6 +182,11 @@ impl Observer for Board {
     fn recorded(&self, record: &Record, seq: u64) {
         let mut notes = self.notes();
         (notes.seq, notes.unavailable) = (seq, None);
+        if let (Event::Drift, Some(finding)) =
+            (record.event, record.message.strip_prefix(ABOUT_THE_LOG))
+        {
+            notes.drift = Some(cut(finding, MAX_TEXT));
+        }
         let Some(decision) = record.decision else { return };
         let count = notes.decisions.entry(written(record.event)).or_default();
         match decision {

@@ -42,6 +42,8 @@ pub struct Report {
     pub decisions: BTreeMap<String, Count>,
     /// Records that the audit log did not take since the start; all of these calls were refused.
     pub unrecorded: u64,
+    /// Panics in Portcullis since the start. Each refused what it ended; the daemon's log tells more.
+    pub faults: u64,
     /// The last refusals, the latest first.
     pub refusals: Vec<RefusalReport>,
 }
@@ -74,6 +76,9 @@ pub struct AuditReport {
     pub seq: u64,
     /// Why it did not take the last record.
     pub unavailable: Option<String>,
+    /// What was last found not to be as Portcullis left it, of the log and its head, since the
+    /// start.
+    pub drift: Option<String>,
 }
 
 /// The container runtime.

@@ -19,6 +19,7 @@ mod conformance;
 mod registry;
 mod evidence;
 mod differential;
+mod faults;
 mod gates;
 mod hostile;
 mod node;

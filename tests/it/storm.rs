@@ -113,7 +113,7 @@ async fn calls_cancelled_before_they_were_looked_at_do_not_end_the_connection() 
 }
 
 /// An HTTP/2 frame (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -122,7 +122,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Kind, flags, stream and payload of the next frame, unless the connection has ended.
-async fn read_frame(stream: &mut UnixStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+pub(crate) async fn read_frame(stream: &mut UnixStream) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.ok()?;
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
@@ -131,7 +131,7 @@ async fn read_frame(stream: &mut UnixStream) -> Option<(u8, u8, u32, Vec<u8>)> {
 }
 
 /// The headers of a gRPC call, without compression (RFC 7541, section 6.2.2).
-fn header_block(path: &str) -> Vec<u8> {
+pub(crate) fn header_block(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x04, path.len() as u8];
     block.extend(path.as_bytes());
     for (name, value) in

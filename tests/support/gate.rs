@@ -144,9 +144,7 @@ impl Setup {
     /// Starts the daemon by `exec "$0" "$@"` at the end of a shell script.
     pub(crate) fn start_by(self, script: &str, stdin: impl Into<Stdio>) -> Gate {
         self.configure();
-        let daemon = command(self.path());
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).arg(daemon.get_program()).args(daemon.get_args()).stdin(stdin);
+        let command = by(self.path(), script, stdin);
         self.ready(command)
     }
 
@@ -193,6 +191,14 @@ impl Setup {
 fn command(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(["run", "--config"]).arg(directory.join("config.toml")).stdin(Stdio::null());
+    command
+}
+
+/// The same by `exec "$0" "$@"` at the end of a shell script.
+fn by(directory: &Path, script: &str, stdin: impl Into<Stdio>) -> Command {
+    let daemon = command(directory);
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(daemon.get_program()).args(daemon.get_args()).stdin(stdin);
     command
 }
 
@@ -284,10 +290,40 @@ impl Gate {
         (status, directory)
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// SIGTERM, and a new daemon by a script on the same files. Returns when it is ready.
+    pub(crate) fn restart_by(&mut self, script: &str, stdin: impl Into<Stdio>) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+        (self.child, self.notified) = spawn(self.path(), by(self.path(), script, stdin));
+        self.await_ready();
+    }
+
     /// SIGKILL, and a new daemon on the same files.
     pub(crate) fn crash_and_restart(&mut self) {
+        self.crash();
+        self.start_again();
+    }
+
+    /// SIGKILL.
+    pub(crate) fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// A new daemon on the same files, until it is ready.
+    pub(crate) fn start_again(&mut self) {
         (self.child, self.notified) = spawn(self.path(), command(self.path()));
         self.await_ready();
     }

@@ -33,15 +33,19 @@ impl Client {
         let stream = UnixStream::connect(socket)
             .await
             .unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+        Self::over(stream).await.expect("handshake")
+    }
+
+    /// Over a connection that is there.
+    pub(crate) async fn over(stream: UnixStream) -> hyper::Result<Self> {
         let (client, driver) = http2::Builder::new(TokioExecutor::new())
             .max_header_list_size(1 << 20)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .handshake(TokioIo::new(stream))
-            .await
-            .expect("handshake");
+            .await?;
         tokio::spawn(driver);
-        Self(client)
+        Ok(Self(client))
     }
 
     /// Begins a call with a framed message and more headers.

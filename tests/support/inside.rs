@@ -19,11 +19,20 @@ use tokio::{net::UnixListener, runtime::Handle, sync::watch};
 pub(crate) struct Patience {
     pub(crate) registries: Timeouts,
     pub(crate) runtime: Duration,
+    /// How long a pod waits for the sandbox image.
+    pub(crate) sandbox: Duration,
+    /// Where judgements run; None: where the test does.
+    pub(crate) threads: Option<Handle>,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { registries: Timeouts::default(), runtime: Duration::from_secs(30) }
+        Self {
+            registries: Timeouts::default(),
+            runtime: Duration::from_secs(30),
+            sandbox: Duration::from_secs(10),
+            threads: None,
+        }
     }
 }
 
@@ -50,9 +59,9 @@ pub(crate) fn gate(
         local: Local::new(Store::open(&state).0),
         ledger: Ledger::open(&state),
         runtime: Runtime::with_patience(&upstream, patience.runtime),
-        sandbox: SandboxImage::default(),
+        sandbox: SandboxImage::with_patience(None, patience.sandbox),
         audit: Log::open(config).unwrap().0,
-        threads: Handle::current(),
+        threads: patience.threads.unwrap_or_else(Handle::current),
     });
     let places = Places {
         socket: socket.clone(),

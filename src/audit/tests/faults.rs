@@ -182,24 +182,82 @@ async fn a_disk_that_hangs_refuses_and_so_does_a_full_queue() {
     drop(release);
 }
 
-/// A disk that takes the writer down.
-struct Panicking(bool);
+/// A disk on which every other sync panics, from the second on.
+struct Panicking(usize);
 
 impl writer::Disk for Panicking {
     fn sync(&mut self, _file: &fs::File) -> std::io::Result<()> {
-        assert!(!std::mem::replace(&mut self.0, true), "a fault of this test");
+        self.0 += 1;
+        assert!(self.0 % 2 == 1, "a fault of this test");
         Ok(())
     }
 }
 
 #[tokio::test]
-async fn a_writer_that_died_refuses() {
+async fn a_fault_in_the_writer_refuses_its_batch_and_no_other() {
     let lab = Lab::new();
     let wait = Duration::from_secs(60);
-    let (log, _) = Log::open_on(lab.config(), Box::new(Panicking(false)), wait).unwrap();
-    for _ in 0..2 {
-        let message = refused(write(&log, 2).await.unwrap_err());
-        assert_eq!(message, "its writer has ended: restart Portcullis, its own log says why");
+    let (log, _) = Log::open_on(lab.config(), Box::new(Panicking(0)), wait).unwrap();
+    let fault = "a fault in Portcullis ended the write, its own log has the details";
+    for seq in 2..5 {
+        assert_eq!(refused(write(&log, 99).await.unwrap_err()), fault);
+        assert_eq!(write(&log, seq).await, Ok(seq));
+    }
+    log.close().await;
+    // What was refused is not there.
+    let start = concat!("Portcullis ", env!("CARGO_PKG_VERSION"), " started");
+    assert_eq!(lab.messages(), [start, "record 2", "record 3", "record 4"]);
+    assert_eq!(lab.findings(), [""; 0]);
+}
+
+/// An observer that panics at one record.
+#[derive(Debug)]
+struct Touchy(u64);
+
+impl Observer for Touchy {
+    fn recorded(&self, _record: &Record, seq: u64) {
+        assert!(seq != self.0, "a fault of this test");
+    }
+
+    fn unrecorded(&self, _record: &Record, _refusal: &Refusal) {}
+}
+
+#[tokio::test]
+async fn a_fault_of_an_observer_refuses_what_is_on_record_already() {
+    let lab = Lab::new();
+    let observers: Vec<std::sync::Arc<dyn Observer>> = vec![std::sync::Arc::new(Touchy(2))];
+    let (log, _) = Log::open_observed(lab.config(), observers).unwrap();
+    refused(write(&log, 2).await.unwrap_err());
+    assert_eq!(write(&log, 3).await, Ok(3));
+    log.close().await;
+    assert_eq!(lab.lines().len(), 3);
+    assert_eq!(lab.findings(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_head_that_is_removed_is_made_anew_and_that_is_on_record() {
+    let told = "the audit log: its head, or the whole state directory with what was kept there, was \
+                removed or replaced while Portcullis ran; it is made anew";
+    let remove_head = |lab: &Lab| fs::remove_file(lab.state().join(HEAD_FILE_NAME)).unwrap();
+    let remove_all = |lab: &Lab| fs::remove_dir_all(lab.state()).unwrap();
+    let replace = |lab: &Lab| {
+        let head = lab.state().join(HEAD_FILE_NAME);
+        fs::copy(&head, head.with_extension("old")).unwrap();
+        fs::rename(head.with_extension("old"), head).unwrap();
+    };
+    let ways: [&dyn Fn(&Lab); 3] = [&remove_head, &remove_all, &replace];
+    for remove in ways {
+        let lab = Lab::new();
+        let (log, _) = lab.open();
+        write(&log, 2).await.unwrap();
+        remove(&lab);
+        // The finding goes before what was handed in.
+        assert_eq!(write(&log, 4).await, Ok(4));
+        assert_eq!(lab.messages()[2..], [told, "record 4"]);
+        assert_eq!(write(&log, 5).await, Ok(5));
+        log.close().await;
+        assert_eq!(read_head(&lab.state()).unwrap().position.unwrap().seq, 5);
+        assert_eq!(lab.findings(), [""; 0]);
     }
 }
 
