@@ -6,6 +6,8 @@ RELEASES := 1.6 1.7 2.1
 # The containerd of `make test`.
 PORTCULLIS_CONTAINERD ?= 1.6
 export PORTCULLIS_CONTAINERD
+# The fixtures of `make differential`: all, or a part of their names.
+FIXTURES ?= all
 
 .PHONY: help build demo test check differential test-matrix bench clean needs parts
 .NOTPARALLEL:
@@ -31,7 +33,7 @@ check: needs ## formatting, lints and documentation
 
 differential: parts ## every byte of every fixture changed, and cosign 2 and 3 asked: half an hour
 	tests/lab/parts cosign-3
-	PORTCULLIS_EVERY_BYTE=1 $(CARGO) test --locked --test it -- --include-ignored --nocapture differential::cosign
+	PORTCULLIS_EVERY_BYTE=$(FIXTURES) $(CARGO) test --locked --test it -- --include-ignored --nocapture differential::cosign
 
 test-matrix: parts ## the tests on real containerd, with each of its releases
 	tests/lab/parts $(RELEASES:%=containerd-%)

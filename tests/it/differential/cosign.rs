@@ -1,7 +1,10 @@
 //! Never accept what cosign refuses: each fixture as it is, and with each byte of its signatures
 //! changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::join_all;
@@ -16,7 +19,7 @@ use serde_json::Value;
 
 use super::{
     mutants::{self, Change, Contents, Flip},
-    oracle::{Question, everything},
+    oracle::{self, Question},
 };
 use crate::support::{fixtures::Fixtures, registry::TestRegistry};
 
@@ -230,12 +233,13 @@ async fn what_is_changed_in_the_registry_counts_only_where_cosign_counts_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "half an hour: make differential"]
 async fn every_byte_of_every_fixture() {
-    assert!(everything(), "set PORTCULLIS_EVERY_BYTE, as `make differential` does");
+    let only = env::var(oracle::EVERYTHING).expect("`make differential` sets it");
     let fixtures = Fixtures::load();
-    let names: Vec<_> = fixtures.repositories.keys().map(|name| &**name).collect();
+    let names = fixtures.repositories.keys().map(|name| &**name);
+    let names: Vec<_> = names.filter(|name| only == "all" || name.contains(&only)).collect();
     let counts = hold_against_cosign(&names, |_| Flip::ALL.to_vec()).await;
     println!("{} changes, {} accepted; cosign was asked {} times", counts[0], counts[1], counts[2]);
-    assert!(counts[0] > 100_000 && counts[1] > 5_000, "{counts:?}");
+    assert!(counts[0] > 2000 * names.len() / 2 && counts[1] > 0, "{counts:?}");
 }
 
 /// All that was signed, without a registry between.

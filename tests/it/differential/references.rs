@@ -33,6 +33,10 @@ fn refused_on_purpose(name: &str, canonical: &str) -> Option<&'static str> {
     if registry.starts_with('[') {
         return Some("an address has one spelling, so that policies can name it");
     }
+    let last = registry.split(':').next().unwrap_or(registry).rsplit('.').next().unwrap_or("");
+    if last.bytes().all(|c| c.is_ascii_digit()) {
+        return Some("a host that ends in a number is an address to URLs, in a second spelling");
+    }
     if port.is_some_and(|port| port.starts_with('0') || port.parse::<u16>().is_err()) {
         return Some("there is no such port, or it is spelt in a second way");
     }

@@ -1,6 +1,6 @@
 //! The wire patcher beside prost: of whatever is well-formed Protocol Buffers, however strangely
 //! written, we read what prost reads, and change what prost sees changed and nothing else. What
-//! we refuse although prost reads it is listed in `Oddity`.
+//! we refuse although prost reads it is listed: `Oddity`, and the test behind it.
 
 use portcullis::{decode, named::ImageId};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -276,6 +276,32 @@ fn make_odd(fields: &mut Vec<Field>, path: &[u64], twice: bool) -> bool {
             true
         }
     }
+}
+
+/// What else prost reads and we refuse: what CRI does not use, and what is beyond the bounds.
+#[test]
+fn groups_and_what_is_too_much_are_refused() {
+    let bytes = |number, value: Vec<u8>| Field { number, value: Value::Bytes(value), pad: (0, 0) };
+    let named = |inner: u64| bytes(inner, encode(&[bytes(1, b"a".to_vec())]));
+    let pull = encode(&[named(1)]);
+    // Field 77 as a group with nothing in it: deprecated, and in no message of CRI.
+    let group = [&*pull, b"\xeb\x04\xec\x04"].concat();
+    let pod = encode(&[named(1), bytes(3, encode(&[bytes(3, vec![b'x'; 1 << 20])]))]);
+    let mounts: Vec<_> = (0..4097).map(|_| bytes(7, Vec::new())).collect();
+    let config = [vec![named(2)], mounts].concat();
+    let create = encode(&[bytes(2, encode(&config))]);
+    for (message, why) in [
+        (&group, "a field has wire type 3, which CRI does not use there"),
+        (&pod, "its sandbox_config has 1048580 bytes, 1048576 are allowed"),
+    ] {
+        assert!(PullImageRequest::decode(&**message).is_ok());
+        let message = decode::pull(message).unwrap_err().message;
+        assert_eq!(message, format!("PullImage request: {why}"));
+    }
+    assert!(CreateContainerRequest::decode(&*create).is_ok());
+    let message = decode::create(&create).unwrap_err().message;
+    assert_eq!(message, "CreateContainer request: it has more than 4096 mounts");
+    assert!(decode::pull(&pull).is_ok());
 }
 
 proptest! {
