@@ -46,7 +46,9 @@ fn selection(criterion: &mut Criterion) {
         ("a prefix for each", set(&policies_text(POLICIES, &key))),
         ("all match", set(&policies_for(POLICIES, &key, |_| "registry.example.com/**".into()))),
     ] {
-        group.bench_function(what, |bench| bench.iter(|| policies.select(&image, Some("shop")).unwrap()));
+        group.bench_function(what, |bench| {
+            bench.iter(|| policies.select(&image, Some("shop")).unwrap())
+        });
     }
 }
 
@@ -67,7 +69,8 @@ fn keys(criterion: &mut Criterion) {
     ] {
         let repository = fixtures.repository(fixture);
         let tag = format!("sha256-{}.sig", repository.image().hex());
-        let manifest: Value = serde_json::from_slice(&fixtures.blob(&repository.tags[&tag])).unwrap();
+        let manifest: Value =
+            serde_json::from_slice(&fixtures.blob(&repository.tags[&tag])).unwrap();
         let layer = &manifest["layers"][0];
         let payload = fixtures.blob(layer["digest"].as_str().unwrap());
         let signature = &layer["annotations"]["dev.cosignproject.cosign/signature"];
@@ -84,7 +87,8 @@ fn keys(criterion: &mut Criterion) {
 /// A pull as kubelet sends it: read, and with its image pinned.
 fn wire(criterion: &mut Criterion) {
     let bytes = cri::pull(&name(7), "shop").encode_to_vec();
-    let pinned = format!("registry.example.com/team-7/app-7@{}", portcullis::image::Digest::of(b""));
+    let pinned =
+        format!("registry.example.com/team-7/app-7@{}", portcullis::image::Digest::of(b""));
     let mut group = criterion.benchmark_group("a pull on the wire");
     group.bench_function("read", |bench| bench.iter(|| decode::pull(&bytes).unwrap()));
     let request = decode::pull(&bytes).unwrap();

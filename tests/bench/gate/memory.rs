@@ -54,7 +54,14 @@ async fn pulls() {
     rest().await;
     tell(&gate, "idle, just started", Some(IDLE));
     let mut done = 0;
-    for (what, until) in [("200 pulls of 200 images", 200), ("2,000", 2_000), ("4,000", 4_000), ("6,000", 6_000), ("8,000", 8_000), ("10,000", PULLS)] {
+    for (what, until) in [
+        ("200 pulls of 200 images", 200),
+        ("2,000", 2_000),
+        ("4,000", 4_000),
+        ("6,000", 6_000),
+        ("8,000", 8_000),
+        ("10,000", PULLS),
+    ] {
         progress(&format!("{until} pulls"));
         while done < until {
             let some = (0..AT_ONCE).map(|more| pull_by(&client, &names[(done + more) % IMAGES]));
@@ -104,7 +111,8 @@ async fn polling() {
         if second % 30 == 0 {
             ask(&images, "/runtime.v1.ImageService/ListImages").await;
             // The probes of many pods at once.
-            let all = (0..PODS).map(|_| async { ask(&pods, &format!("{SERVICE}ContainerStatus")).await });
+            let all =
+                (0..PODS).map(|_| async { ask(&pods, &format!("{SERVICE}ContainerStatus")).await });
             join_all(all).await;
         }
         drop(runtime.take());

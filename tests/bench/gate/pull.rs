@@ -20,7 +20,8 @@ const KEPT: usize = 10;
 
 pub(crate) async fn run() {
     heading("Pulls of an image of 380 kB, registry on loopback over TLS");
-    let (node, shop) = blocking(|| (Node::with_pause(&format!("{HOST}/pause:v1")), Shop::open())).await;
+    let (node, shop) =
+        blocking(|| (Node::with_pause(&format!("{HOST}/pause:v1")), Shop::open())).await;
     shop.show_to(&node);
     let mut signed = Vec::new();
     progress("pushing and signing");
@@ -39,8 +40,20 @@ pub(crate) async fn run() {
         .start();
     let (direct, through) = (Client::connect(&node.socket()).await, gate.client().await);
     let tag = |way: &str, number: usize| format!("{HOST}/{way}/app-{number}:v1");
-    println!("containerd {}, cosign 2 signatures by a key, {FIRST} and {REPEATED} pairs in turns; ms\n", version());
-    head(&["pull", "direct p50", "p90", "Portcullis p50", "p90", "ratio of p50", "budget", "within"]);
+    println!(
+        "containerd {}, cosign 2 signatures by a key, {FIRST} and {REPEATED} pairs in turns; ms\n",
+        version()
+    );
+    head(&[
+        "pull",
+        "direct p50",
+        "p90",
+        "Portcullis p50",
+        "p90",
+        "ratio of p50",
+        "budget",
+        "within",
+    ]);
 
     progress("first pulls");
     let mut pair = Pair::default();
@@ -80,7 +93,12 @@ struct Pair([Samples; 2]);
 
 impl Pair {
     /// Both once, either one first in turns.
-    async fn once(&self, number: usize, clients: [&Client; 2], names: &[String; 2]) -> [Duration; 2] {
+    async fn once(
+        &self,
+        number: usize,
+        clients: [&Client; 2],
+        names: &[String; 2],
+    ) -> [Duration; 2] {
         let mut times = [Duration::ZERO; 2];
         for turn in 0..2 {
             let way = (number + turn) % 2;

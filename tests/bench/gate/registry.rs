@@ -92,7 +92,8 @@ impl Shop {
     /// Has cosign 2 sign images by their digests.
     pub(crate) fn sign(&self, images: &[(String, Digest)]) {
         let host = self.registry.host();
-        let names = images.iter().map(|(repository, digest)| format!("{host}/{repository}@{digest}"));
+        let names =
+            images.iter().map(|(repository, digest)| format!("{host}/{repository}@{digest}"));
         let names: Vec<_> = names.collect();
         let sign = ["sign", "--yes", "--key", "cosign.key", "--tlog-upload=false"];
         let all: Vec<_> = sign.into_iter().chain(names.iter().map(String::as_str)).collect();
@@ -145,7 +146,8 @@ fn layer(scratch: &Path, seed: &str) -> (Bytes, Digest) {
     let mut block = Digest::of(seed.as_bytes());
     while content.len() < LAYER {
         let hex = block.hex();
-        let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
+        let bytes =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
         content.extend(bytes);
         block = Digest::of(hex.as_bytes());
     }

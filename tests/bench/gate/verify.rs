@@ -43,7 +43,9 @@ pub(crate) async fn run() {
             }
         }
     }
-    println!("One image and one signature, registry on loopback over TLS, {ROUNDS} rounds in turns; ms\n");
+    println!(
+        "One image and one signature, registry on loopback over TLS, {ROUNDS} rounds in turns; ms\n"
+    );
     head(&["program", "p50", "p90", "times ours"]);
     for ((name, ..), samples) in programs.iter().zip(&times) {
         let ratio = samples.at(50) / times[0].at(50);
