@@ -40,8 +40,8 @@ test-matrix: parts ## the tests on real containerd, with each of its releases
 	set -e; for release in $(RELEASES); do \
 	  PORTCULLIS_CONTAINERD=$$release $(CARGO) test --locked --test real; done
 
-bench: needs ## how long the judgement of a container takes
-	$(CARGO) bench --locked --bench create
+bench: needs ## what it costs, beside what it is compared with: tests/bench/RESULTS.md
+	tests/bench/run
 
 clean: ## delete what was built and unpacked
 	$(CARGO) clean

@@ -5,7 +5,7 @@
 //! program judges and another acts on must mean the same to both, so anything of the kind is
 //! refused here (CVE-2021-41190 is one instance).
 
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -49,7 +49,40 @@ pub(crate) fn read_for_go<'de, T: Deserialize<'de>>(
     let mut reader = serde_json::Deserializer::from_slice(json);
     Unambiguous { fields }.deserialize(&mut reader)?;
     // This refuses what stands behind the value, too.
+    parse(json)
+}
+
+/// Reads a text as another type that [`read`] or [`read_for_go`] has taken before, and so found
+/// unambiguous.
+pub(crate) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, JsonError> {
     Ok(serde_json::from_slice(json)?)
+}
+
+/// A key, without a copy where the text has no escapes.
+#[derive(Deserialize, PartialEq, Eq, Hash)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Keys of an object so far. Nearly all objects have a few, and hostile ones a million.
+#[derive(Default)]
+struct Keys<'a> {
+    few: Vec<Key<'a>>,
+    many: HashSet<Key<'a>>,
+}
+
+impl<'a> Keys<'a> {
+    const FEW: usize = 8;
+
+    /// Adds a key, or gives it back where it was there before.
+    fn insert(&mut self, key: Key<'a>) -> Result<(), Key<'a>> {
+        if self.few.contains(&key) || self.many.contains(&key) {
+            return Err(key);
+        }
+        match self.few.len() < Self::FEW {
+            true => self.few.push(key),
+            false => drop(self.many.insert(key)),
+        }
+        Ok(())
+    }
 }
 
 /// Walks over a value and keeps nothing of it.
@@ -93,16 +126,16 @@ impl<'de> Visitor<'de> for Unambiguous<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut keys = HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if let Some(field) = self.mistaken(&key) {
-                return Err(A::Error::custom(format_args!("key {key:?} instead of {field:?}")));
+        let mut keys = Keys::default();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            let text = &*key.0;
+            if let Some(field) = self.mistaken(text) {
+                return Err(A::Error::custom(format_args!("key {text:?} instead of {field:?}")));
             }
-            let below = if key == "annotations" { Unambiguous { fields: &[] } } else { self };
-            if keys.contains(&key) {
-                return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
+            let below = if text == "annotations" { Unambiguous { fields: &[] } } else { self };
+            if let Err(key) = keys.insert(key) {
+                return Err(A::Error::custom(format_args!("duplicate key {:?}", key.0)));
             }
-            keys.insert(key);
             map.next_value_seed(below)?;
         }
         Ok(())

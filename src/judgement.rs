@@ -41,8 +41,9 @@ pub struct Findings {
 /// What a registry sent about an image.
 #[derive(Debug)]
 pub struct Gathered {
-    /// Whether the registry was asked for evidence: what is on the node was not enough.
-    pub fresh: bool,
+    /// The images that this manifest was known to lead to, where what is on this node was enough.
+    /// None: the registry was asked for evidence.
+    pub known_as: Vec<ImageId>,
     /// The manifest or index that was judged.
     pub manifest: Fetched,
     /// What it was resolved to.

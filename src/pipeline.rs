@@ -13,7 +13,7 @@ use std::{
 
 use http::request;
 use jiff::Timestamp;
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 
 use crate::{
     audit::{self, Event},
@@ -22,14 +22,14 @@ use crate::{
     evidence::{self, Entry, Evidence, Known, Ledger, Store},
     flight::Flights,
     forward::{self, Answer, Runtime, Upstream},
-    image::Digest,
+    image::{Digest, Version},
     judgement::{Asked, Findings, Gathered, Judgement},
     learn,
     local::Local,
     named::ImageId,
     policy::{self, PolicySet},
     refusal::{Code, Refusal},
-    resolve::{self, Registry},
+    resolve::{self, Fetched, Registry, Resolved},
 };
 
 pub(crate) use create::{is_among, repositories};
@@ -151,24 +151,49 @@ impl Pipeline {
         permit: audit::Recorded<Permit>,
         judgement: &Judgement,
     ) -> Answer {
+        // The disk takes it while the runtime pulls.
+        let keeping = judgement.findings.gathered.as_ref().and_then(|all| self.begin_to_keep(all));
         let (answer, id) = forward::pull(upstream, head, request, permit).await;
         if let Some(id) = id {
             // Before the answer leaves: kubelet's next call is about this very image.
-            self.keep(judgement.findings.gathered.clone(), id).await;
+            self.keep(judgement.findings.gathered.clone(), id, keeping).await;
         }
         answer
     }
 
+    /// Keeps what a registry said of an image whose manifest alone tells its ID. Where the runtime
+    /// then does not pull it, it is known in vain, and forgotten like any other.
+    fn begin_to_keep(&self, gathered: &Arc<Gathered>) -> Option<(ImageId, JoinHandle<()>)> {
+        let known = match gathered.known_as.is_empty() {
+            true => Known::new(gathered.entry(gathered.manifest.clone()), None).ok()?,
+            false => return None,
+        };
+        let (id, store) = (known.id(), self.0.local.store().clone());
+        let keeping = self.0.threads.spawn(async move { learn::keep(&store, vec![known]).await });
+        Some((id, keeping))
+    }
+
     /// Keeps what a registry said of an image that the runtime has now.
-    async fn keep(&self, gathered: Option<Arc<Gathered>>, id: ImageId) {
+    async fn keep(
+        &self,
+        gathered: Option<Arc<Gathered>>,
+        id: ImageId,
+        begun: Option<(ImageId, JoinHandle<()>)>,
+    ) {
         let Some(gathered) = gathered else { return };
         let (runtime, local) = (self.0.runtime.clone(), self.0.local.clone());
+        if gathered.known_as.contains(&id) {
+            local.looked_at([id]);
+            return;
+        }
+        if let Some((expected, keeping)) = begun
+            && expected == id
+        {
+            let _ = keeping.await;
+            local.looked_at([id]);
+            return;
+        }
         let keeping = self.0.threads.spawn(async move {
-            let digest = gathered.manifest.digest;
-            if !gathered.fresh && has(local.store(), digest, id).await {
-                local.looked_at([id]);
-                return;
-            }
             let entry = |manifest| gathered.entry(manifest);
             let top = entry(gathered.manifest.clone());
             let learning = timeout(JUDGEMENT, learn::of(&runtime, &top, entry)).await;
@@ -266,48 +291,71 @@ async fn stages(
 ) -> Result<Permit, Refusal> {
     let selected = policies.select(&wanted.image, wanted.caller.namespace.as_deref())?;
     let repository = registry.repo(&wanted.image.repository, &wanted.credentials);
-    let (image, manifest) = resolve::pin(&repository, &wanted.image)
-        .await
-        .map_err(|refusal| refusal.about(&wanted.image))?;
-    findings.image = Some(image.image.clone());
-    let decide =
-        |evidence: &Evidence| decide::decide(&selected, &image, evidence, &wanted.caller, now);
-    // Evidence does not age: what is on this node proves as much as when it was fetched.
-    let kept = kept(store, image.image.digest).await;
+    let decide = |image: &Resolved, evidence: &Evidence| {
+        decide::decide(&selected, image, evidence, &wanted.caller, now)
+    };
     let proven = |(decision, _): &(Result<Permit, Refusal>, _)| {
         decision.as_ref().is_ok_and(|permit| *permit.grounds() == decide::Grounds::Satisfied)
     };
-    let enough = kept.as_ref().map(&decide).filter(proven);
-    let fresh = enough.is_none();
-    let mut evidence = kept.unwrap_or_default();
-    let (decision, reports) = match enough {
-        Some(decided) => decided,
+    // Evidence does not age: what is on this node proves as much as when it was fetched. A digest
+    // names the same bytes for ever, so that there the registry is not even asked for them; who may
+    // have them, the runtime asks it.
+    let here = match &wanted.image.version {
+        Version::Digest(digest) => kept(store, *digest).await,
+        Version::Tag(_) => Kept::default(),
+    };
+    let manifest = here.manifest.clone();
+    let image = manifest.as_ref().and_then(|m| resolve::resolved(&wanted.image.repository, m).ok());
+    let decided = image.as_ref().map(|image| decide(image, &here.evidence)).filter(proven);
+    let (image, manifest, kept, decided) = match (image, manifest, decided) {
+        (Some(image), Some(manifest), Some(decided)) => (image, manifest, here, Some(decided)),
+        _ => {
+            let (image, manifest) = resolve::pin(&repository, &wanted.image)
+                .await
+                .map_err(|refusal| refusal.about(&wanted.image))?;
+            let kept = kept(store, image.image.digest).await;
+            let decided = kept.manifest.as_ref().map(|_| decide(&image, &kept.evidence));
+            (image, manifest, kept, decided.filter(proven))
+        }
+    };
+    findings.image = Some(image.image.clone());
+    let Kept { mut evidence, known_as, .. } = kept;
+    let (known_as, (decision, reports)) = match decided {
+        Some(decided) => (known_as, decided),
         None => {
             let kept = mem::replace(&mut evidence, evidence::gather(&repository, &image).await);
             evidence.add(kept);
-            decide(&evidence)
+            (Vec::new(), decide(&image, &evidence))
         }
     };
     findings.policies = reports;
-    findings.gathered = Some(Arc::new(Gathered { fresh, manifest, image, evidence }));
+    findings.gathered = Some(Arc::new(Gathered { known_as, manifest, image, evidence }));
     decision
 }
 
-/// Whether it is known on this node that a manifest or index leads to this image.
-async fn has(store: &Store, digest: Digest, id: ImageId) -> bool {
-    let store = store.clone();
-    let known = tokio::task::spawn_blocking(move || store.of_digest(digest)).await;
-    known.is_ok_and(|known| known.iter().any(|known| known.id() == id))
+/// What is known on this node about a manifest or index.
+#[derive(Default)]
+struct Kept {
+    /// The document itself, where there is anything.
+    manifest: Option<Fetched>,
+    evidence: Evidence,
+    /// The images that it is known to lead to.
+    known_as: Vec<ImageId>,
 }
 
-/// What is known on this node about a manifest or index.
-async fn kept(store: Option<&Store>, digest: Digest) -> Option<Evidence> {
-    let store = store?.clone();
-    let known = tokio::task::spawn_blocking(move || store.of_digest(digest)).await.ok()?;
-    known.iter().map(Known::evidence).reduce(|mut all, more| {
+async fn kept(store: Option<&Store>, digest: Digest) -> Kept {
+    let Some(store) = store.cloned() else { return Kept::default() };
+    let known = tokio::task::spawn_blocking(move || store.of_digest(digest)).await;
+    let known = known.unwrap_or_default();
+    let evidence = known.iter().map(Known::evidence).reduce(|mut all, more| {
         all.add(more);
         all
-    })
+    });
+    Kept {
+        manifest: known.first().map(|known| known.top().manifest.clone()),
+        evidence: evidence.unwrap_or_default(),
+        known_as: known.iter().map(Known::id).collect(),
+    }
 }
 
 impl Gathered {

@@ -1,6 +1,9 @@
 //! Finds what is claimed about an image.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use futures_util::{
     StreamExt,
@@ -40,6 +43,8 @@ struct Found {
 struct Answers {
     found: Vec<Found>,
     gaps: Vec<Refusal>,
+    /// What leads lead to, as far as it was fetched.
+    blobs: BTreeMap<Blob, Fetched>,
 }
 
 impl Answers {
@@ -55,6 +60,7 @@ impl Answers {
     fn append(&mut self, mut more: Self) {
         self.found.append(&mut more.found);
         self.gaps.append(&mut more.gaps);
+        self.blobs.append(&mut more.blobs);
     }
 }
 
@@ -67,11 +73,14 @@ impl Answers {
 /// among the first ones counts, and what is behind them is never taken for absent.
 pub async fn gather(repo: &Repo, image: &Resolved) -> Evidence {
     let mut answers = Answers::default();
-    for part in join_all(image.subjects().map(|subject| about(repo, subject))).await {
+    let asking = image.subjects().enumerate();
+    let asking = asking.map(|(number, subject)| about(repo, subject, number == 0));
+    for part in join_all(asking).await {
         answers.append(part);
     }
     bound(&mut answers);
-    let blobs = fetch(repo, &answers.found).await;
+    let mut blobs = mem::take(&mut answers.blobs);
+    blobs.append(&mut fetch(repo, &answers.found, &blobs).await);
     let mut evidence = Evidence { claims: Vec::new(), gaps: answers.gaps };
     for Found { subject, source, lead } in answers.found {
         match body(lead, &blobs) {
@@ -91,9 +100,18 @@ pub async fn gather(repo: &Repo, image: &Resolved) -> Evidence {
     evidence
 }
 
-/// Everything about one digest.
-async fn about(repo: &Repo, subject: Digest) -> Answers {
-    let (mut tagged, referring) = join(tagged(repo, subject), referring(repo, subject)).await;
+/// Everything about one digest. The `first` one's tag is first in order, so that its leads are within
+/// the bounds whatever else is found: what they lead to is fetched while referrers are asked for.
+async fn about(repo: &Repo, subject: Digest, first: bool) -> Answers {
+    let tagged = async {
+        let mut answers = tagged(repo, subject).await;
+        if first {
+            let looked_at = &answers.found[..within_bounds(&answers.found)];
+            answers.blobs = fetch(repo, looked_at, &BTreeMap::new()).await;
+        }
+        answers
+    };
+    let (mut tagged, referring) = join(tagged, referring(repo, subject)).await;
     tagged.append(referring);
     tagged
 }
@@ -165,16 +183,21 @@ fn unusable(error: RegistryError) -> Result<String, Refusal> {
 
 /// Keeps the first claims within the bounds.
 fn bound(answers: &mut Answers) {
+    let kept = within_bounds(&answers.found);
+    if kept < answers.found.len() {
+        answers.found.truncate(kept);
+        answers.gaps.push(too_many());
+    }
+}
+
+/// How many of the first claims are within the bounds.
+fn within_bounds(found: &[Found]) -> usize {
     let mut bytes = 0;
     let mut fits = |(number, found): (usize, &Found)| {
         bytes += found.lead.blob().map_or(0, |blob| blob.size);
         number < MAX_SIGNATURES && bytes <= MAX_EVIDENCE
     };
-    let kept = answers.found.iter().enumerate().take_while(|one| fits(*one)).count();
-    if kept < answers.found.len() {
-        answers.found.truncate(kept);
-        answers.gaps.push(too_many());
-    }
+    found.iter().enumerate().take_while(|one| fits(*one)).count()
 }
 
 fn too_many() -> Refusal {
@@ -190,9 +213,14 @@ fn too_many() -> Refusal {
 
 type Fetched = Result<Vec<u8>, Result<String, Refusal>>;
 
-/// Fetches each blob once: several keys often sign one payload.
-async fn fetch(repo: &Repo, found: &[Found]) -> BTreeMap<Blob, Fetched> {
-    let wanted: BTreeSet<Blob> = found.iter().filter_map(|one| one.lead.blob()).collect();
+/// Fetches each blob once that is not there: several keys often sign one payload.
+async fn fetch(
+    repo: &Repo,
+    found: &[Found],
+    there: &BTreeMap<Blob, Fetched>,
+) -> BTreeMap<Blob, Fetched> {
+    let wanted = found.iter().filter_map(|one| one.lead.blob());
+    let wanted: BTreeSet<Blob> = wanted.filter(|blob| !there.contains_key(blob)).collect();
     stream::iter(wanted)
         .map(|blob| async move {
             let bytes = match repo.blob(&blob.digest, blob.size).await {

@@ -5,8 +5,9 @@
 //! tag is recorded through containerd's own Images service, in the form of its CRI plug-in, which
 //! learns of it by an event; the answer to the pull waits until `ImageStatus` shows it.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
+use futures_util::future::try_join;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
@@ -44,9 +45,10 @@ pub(super) async fn record(
             && record.labels.get(MANAGED.0).is_some_and(|value| value == MANAGED.1)
     };
     // Mostly the tag names these bytes already, and a look costs containerd no write.
-    let found = get(upstream, &name).await?;
+    let (found, shows) = try_join(get(upstream, &name), tagged(upstream, &name)).await?;
+    let is_shown = shows.as_deref() == Some(image_id);
     if found.as_ref().is_some_and(names_it) {
-        return shown(upstream, &name, image_id).await;
+        return if is_shown { Ok(()) } else { shown(upstream, &name, image_id).await };
     }
     let pulled = get(upstream, &image.to_string()).await?;
     let target =
@@ -58,12 +60,15 @@ pub(super) async fn record(
         labels: [(MANAGED.0.to_owned(), MANAGED.1.to_owned())].into(),
         target: Some(target),
     };
+    let mut is_free = found.is_none() && (shows.is_none() || is_shown);
     if found.is_some() {
         delete(upstream, &name).await?;
     }
     let deadline = Instant::now() + VISIBLE;
     loop {
-        forgotten(upstream, &name, image_id, deadline).await?;
+        if !mem::take(&mut is_free) {
+            forgotten(upstream, &name, image_id, deadline).await?;
+        }
         let question = containerd::CreateImageRequest { image: Some(record.clone()) };
         match unary::<containerd::ImageResponse>(upstream, CREATE, &question).await {
             Ok(_) => break,

@@ -1,7 +1,7 @@
 //! Patterns for repositories and namespaces: anchored at both ends, and bounded in time by the
 //! product of the two lengths.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use crate::image::{Repository, governed, shorten};
 
@@ -16,6 +16,8 @@ const MAX_NAME_PATTERN: usize = 63;
 pub(super) struct RepositoryPattern {
     /// What every match begins with: the text before the first `*`.
     prefix: Box<str>,
+    /// Everything below the prefix matches, as in `registry.example.com/prod/**`.
+    is_whole_tree: bool,
     segments: Box<[Segment]>,
 }
 
@@ -76,8 +78,10 @@ impl FromStr for RepositoryPattern {
             "**" => Segment::Any,
             _ => Segment::Like(text.into()),
         };
+        let prefix = text.split('*').next().unwrap_or_default();
         Ok(Self {
-            prefix: text.split('*').next().unwrap_or_default().into(),
+            prefix: prefix.into(),
+            is_whole_tree: prefix.ends_with('/') && text[prefix.len()..] == *"**",
             segments: text.split('/').map(segment).collect(),
         })
     }
@@ -131,14 +135,18 @@ impl RepositoryPattern {
 
     /// Whether the whole repository matches, by the name that policies go by or, for
     /// `registry:*`, as it is written.
-    pub(super) fn matches(&self, repository: &Repository) -> bool {
-        self.matches_name(&repository.governed()) || self.matches_name(repository.as_str())
+    pub(super) fn matches(&self, names: &Names<'_>) -> bool {
+        self.matches_name(&names.governed)
+            || names.written != names.governed && self.matches_name(names.written)
     }
 
     fn matches_name(&self, name: &str) -> bool {
         // Decides nearly all of a thousand policies without looking further.
         if !name.starts_with(&*self.prefix) {
             return false;
+        }
+        if self.is_whole_tree {
+            return name.len() > self.prefix.len();
         }
         let mut pattern = &self.segments[..];
         let mut rest = Some(name);
@@ -169,6 +177,20 @@ impl RepositoryPattern {
                 (None, None) => return false,
             };
         }
+    }
+}
+
+/// The names of a repository that patterns are held against, worked out once for all of them.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    /// The one that policies go by.
+    pub(super) governed: Cow<'a, str>,
+    written: &'a str,
+}
+
+impl<'a> From<&'a Repository> for Names<'a> {
+    fn from(repository: &'a Repository) -> Self {
+        Self { governed: repository.governed(), written: repository.as_str() }
     }
 }
 

@@ -1,9 +1,6 @@
 //! Which policies match.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -15,6 +12,7 @@ use crate::{
 use super::{
     ImagePolicy, PolicySet, Revoked,
     model::{AuthorityKind, Mode, Namespaces, ReferenceRule, Scope},
+    pattern::Names,
 };
 
 /// The policies that govern an image: never empty.
@@ -98,10 +96,11 @@ impl PolicySet {
 
     /// The policies for an image in any namespace, in the order of their names.
     fn covering(&self, repository: &Repository) -> impl Iterator<Item = &Arc<ImagePolicy>> {
-        let candidates = self.index.candidates(repository).into_iter();
+        let names = Names::from(repository);
+        let candidates = self.index.candidates(&names).into_iter();
         candidates
             .filter_map(|number| self.policies.get(number))
-            .filter(|policy| policy.scope.covers(repository))
+            .filter(move |policy| policy.scope.covers(&names))
     }
 
     fn no_match(&self, image: &ImageRef, namespace: Option<&str>) -> Refusal {
@@ -142,10 +141,15 @@ impl Index {
         Self(index)
     }
 
-    fn candidates(&self, repository: &Repository) -> BTreeSet<usize> {
-        let name = &*repository.governed();
+    /// Their numbers, in order.
+    fn candidates(&self, names: &Names<'_>) -> Vec<usize> {
+        let name = &*names.governed;
         let ends = name.match_indices('/').map(|(slash, _)| slash).chain([0, name.len()]);
-        ends.filter_map(|end| self.0.get(&name[..end])).flatten().copied().collect()
+        let mut all: Vec<usize> =
+            ends.filter_map(|end| self.0.get(&name[..end])).flatten().copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 }
 
@@ -157,9 +161,9 @@ impl ImagePolicy {
 }
 
 impl Scope {
-    fn covers(&self, repository: &Repository) -> bool {
-        self.images.iter().any(|pattern| pattern.matches(repository))
-            && !self.exclude_images.iter().any(|pattern| pattern.matches(repository))
+    fn covers(&self, names: &Names<'_>) -> bool {
+        self.images.iter().any(|pattern| pattern.matches(names))
+            && !self.exclude_images.iter().any(|pattern| pattern.matches(names))
     }
 
     fn holds_in(&self, namespace: Option<&str>) -> bool {
@@ -339,7 +343,7 @@ mod tests {
                 .collect();
             let named: Vec<_> = named.iter().map(|(n, l)| (n.as_str(), l.as_str())).collect();
             let (set, repository) = (set(&named), image.parse::<Repository>().unwrap());
-            let all = set.policies.iter().filter(|policy| policy.scope.covers(&repository));
+            let all = set.policies.iter().filter(|policy| policy.scope.covers(&Names::from(&repository)));
             let all: Vec<_> = all.map(|policy| policy.name.clone()).collect();
             prop_assert_eq!(select(&set, &image, None).unwrap_or_default(), all);
         }

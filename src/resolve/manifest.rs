@@ -203,8 +203,8 @@ impl Manifest {
         }
         // Judged unambiguous above; what is left to go wrong is a field's type.
         Ok(match is_index {
-            true => Manifest::Index(json::read(body)?),
-            false => Manifest::Image(json::read(body)?),
+            true => Manifest::Index(json::parse(body)?),
+            false => Manifest::Image(json::parse(body)?),
         })
     }
 

@@ -23,6 +23,6 @@ pub use hosts::HostsDirectories;
 pub use manifest::{
     Descriptor, ImageManifest, Index, MAX_MANIFEST, Manifest, ManifestError, Platform,
 };
-pub use pin::{Resolved, pin};
+pub use pin::{Resolved, pin, resolved};
 pub use registry::{Fetched, Registry, Repo};
 pub use transport::Timeouts;

@@ -1,7 +1,7 @@
 //! Makes the pinned image that every later stage speaks of.
 
 use crate::{
-    image::{Digest, ImageRef, PinnedImage, Version},
+    image::{Digest, ImageRef, PinnedImage, Repository, Version},
     named::ImageId,
     refusal::{Code, Refusal},
 };
@@ -44,6 +44,13 @@ pub async fn pin(repo: &Repo, image: &ImageRef) -> Result<(Resolved, Fetched), R
             format!("the registry sent {} instead", fetched.digest),
         ));
     }
+    Ok((resolved(&image.repository, &fetched)?, fetched))
+}
+
+/// The image that a manifest or index is, in this repository: a function of its bytes.
+///
+/// Refuses what is no manifest, and checkpoints.
+pub fn resolved(repository: &Repository, fetched: &Fetched) -> Result<Resolved, Refusal> {
     let manifest = Manifest::read(&fetched.media_type, &fetched.body)?;
     if manifest.is_checkpoint() {
         return Err(ManifestError::Checkpoint.into());
@@ -56,8 +63,8 @@ pub async fn pin(repo: &Repo, image: &ImageRef) -> Result<(Resolved, Fetched), R
         Manifest::Image(manifest) => Some(ImageId::of_config(manifest.config.digest)),
         Manifest::Index(_) => None,
     };
-    let image = PinnedImage { repository: image.repository.clone(), digest: fetched.digest };
-    Ok((Resolved { image, child, id }, fetched))
+    let image = PinnedImage { repository: repository.clone(), digest: fetched.digest };
+    Ok(Resolved { image, child, id })
 }
 
 /// This build's architecture as Go names it, for those where containerd looks for no variant.

@@ -8,7 +8,7 @@ use super::*;
 fn matches(pattern: &str, name: &str) -> bool {
     let repository: Repository = name.parse().unwrap();
     assert_eq!(repository.as_str(), name, "write test names in canonical form");
-    pattern.parse::<RepositoryPattern>().unwrap().matches(&repository)
+    pattern.parse::<RepositoryPattern>().unwrap().matches(&Names::from(&repository))
 }
 
 #[test]

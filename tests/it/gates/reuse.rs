@@ -38,6 +38,37 @@ async fn a_repeated_pull_asks_for_the_manifest_and_no_signature() {
 }
 
 #[tokio::test]
+async fn a_pull_by_digest_that_is_proven_here_asks_the_registry_for_nothing() {
+    let node = Node::new();
+    let mut gate = node.setup().start();
+    let client = gate.client().await;
+    let id = pull_by(&client, &node.name("app:v1")).await;
+    let by_digest = node.name(&format!("app@{}", node.digest));
+    let before = node.registry.asked().len();
+    assert_eq!(pull_by(&client, &by_digest).await, id);
+    let asked = node.registry.asked();
+    assert_eq!(asked[before..], [] as [&str; 0]);
+    let records = gate.records("pull");
+    assert_eq!(records[1]["decision"], "allow");
+    assert_eq!(records[1]["policies"], records[0]["policies"]);
+
+    // Nor does a new process, which knows no more than the files.
+    gate.crash_and_restart();
+    let client = gate.client().await;
+    assert_eq!(pull_by(&client, &by_digest).await, id);
+    assert_eq!(node.registry.asked()[before..], [] as [&str; 0]);
+
+    // Under another policy what is here is not enough: the registry is asked, and has no more.
+    let other = Signer::new();
+    swap(&gate, "app.yaml", &sign::policy("app", &node.name("app"), &[("other", &other)])).await;
+    let told = client.unary(PULL_IMAGE, &pull(&by_digest, "shop")).await.status();
+    assert_eq!(told.0, 2, "{told:?}");
+    let asked = &node.registry.asked()[before..];
+    assert_eq!(asked[0], format!("GET /v2/app/manifests/{}", node.digest), "{asked:?}");
+    assert!(!of_signatures(asked).is_empty());
+}
+
+#[tokio::test]
 async fn evidence_that_satisfies_no_more_asks_the_registry_again() {
     let node = Node::new();
     let (second, third) = (Signer::new(), Signer::new());
