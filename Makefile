@@ -7,7 +7,7 @@ RELEASES := 1.6 1.7 2.1
 PORTCULLIS_CONTAINERD ?= 1.6
 export PORTCULLIS_CONTAINERD
 
-.PHONY: help build demo test check test-matrix bench clean needs parts
+.PHONY: help build demo test check test-matrix bench fuzz clean needs parts
 .NOTPARALLEL:
 
 help: ## this list
@@ -36,6 +36,10 @@ test-matrix: parts ## the tests on real containerd, with each of its releases
 
 bench: needs ## how long the judgement of a container takes
 	$(CARGO) bench --locked --bench create
+
+# TIME=600 seconds for each target, JOBS=1 at once; tests/fuzz/run --help tells the rest.
+fuzz: needs ## hostile input by the million, 10 minutes for each parser (TIME=60: one)
+	tests/fuzz/run
 
 clean: ## delete what was built and unpacked
 	$(CARGO) clean
