@@ -9,7 +9,7 @@ export PORTCULLIS_CONTAINERD
 # The fixtures of `make differential`: all, or a part of their names.
 FIXTURES ?= all
 
-.PHONY: help build demo test check differential test-matrix bench clean needs parts
+.PHONY: help build demo test check differential test-matrix bench fuzz clean needs parts
 .NOTPARALLEL:
 
 help: ## this list
@@ -42,6 +42,10 @@ test-matrix: parts ## the tests on real containerd, with each of its releases
 
 bench: needs ## what it costs, beside what it is compared with: tests/bench/RESULTS.md
 	tests/bench/run
+
+# TIME=600 seconds for each target, JOBS=1 at once; tests/fuzz/run --help tells the rest.
+fuzz: needs ## hostile input by the million, 10 minutes for each parser (TIME=60: one)
+	tests/fuzz/run
 
 clean: ## delete what was built and unpacked
 	$(CARGO) clean

@@ -39,3 +39,8 @@ pub mod preflight;
 pub mod status;
 pub mod metrics;
 mod telemetry;
+
+// What holds whatever comes from outside: for the tests and for the fuzzer, and for nobody else.
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzz/properties/mod.rs"]
+pub mod properties;

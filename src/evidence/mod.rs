@@ -10,6 +10,9 @@ mod known;
 mod ledger;
 mod merge;
 pub mod pack;
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/fuzz/properties/evidence.rs"]
+pub(crate) mod properties;
 mod shape;
 mod store;
 #[cfg(test)]

@@ -70,8 +70,9 @@ impl Reader<'_> {
         path: &str,
         message: impl Into<String>,
     ) -> Option<T> {
+        let (file, text) = (self.file, self.text);
         let path = (!path.is_empty()).then(|| path.to_owned());
-        self.report.add(Problem::at(self.file, self.text, at, path, message));
+        self.report.add_with(|| Problem::at(file, text, at, path, message));
         None
     }
 
@@ -81,9 +82,8 @@ impl Reader<'_> {
         field: &Field<'_>,
         message: impl Into<String>,
     ) -> Option<T> {
-        let path = Some(field.path.clone());
-        let problem = Problem::at(self.file, self.text, field.at, path, message);
-        self.report.add(problem.without_excerpt());
+        let (file, text, path) = (self.file, self.text, Some(field.path.clone()));
+        self.report.add_with(|| Problem::at(file, text, field.at, path, message).without_excerpt());
         None
     }
 

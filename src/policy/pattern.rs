@@ -92,19 +92,22 @@ impl FromStr for RepositoryPattern {
 fn check_canonical(text: &str) -> Result<(), PatternError> {
     // `**` becomes two segments: one would turn `docker.io/**` into a familiar name.
     let example = |part: &str| part.replace("**", "1/1").replace('*', "1");
-    let (whole, path) = match text.split_once('/') {
-        None => (example(text), text),
-        Some(("*" | "**", path)) => (format!("1.1/{}", example(path)), path),
+    let (wholes, path) = match text.split_once('/') {
+        None => (vec![example(text)], text),
+        Some(("*" | "**", path)) => (vec![format!("a.a/{}", example(path))], path),
         Some((registry, path)) => {
             let host = registry.rsplit_once(':').map_or(registry, |(host, _port)| host);
             if host.ends_with('*') {
                 return Err(PatternError::OpenRegistry(shorten(text)));
             }
-            (example(text), path)
+            // In an address of four numbers, a star stands for some of them.
+            let whole = |star| format!("{}/{}", registry.replace('*', star), example(path));
+            (["1", "1.1", "1.1.1"].map(whole).into(), path)
         }
     };
     let malformed = || PatternError::Malformed(shorten(text));
-    let canonical: Repository = whole.parse().map_err(|_| malformed())?;
+    let read = |whole: String| Some((whole.parse::<Repository>().ok()?, whole));
+    let (canonical, whole) = wholes.into_iter().find_map(read).ok_or_else(malformed)?;
     let canonical = canonical.as_str();
     if canonical == whole {
         return Ok(());

@@ -136,7 +136,7 @@ fn build(
                      names are unique within a set"
                 );
                 let field = Some("metadata.name".into());
-                report.add(Problem::at(&file, text, document.at, field, message));
+                report.add_with(|| Problem::at(&file, text, document.at, field, message));
             }
             names.insert((kind, name.clone()), (file.clone(), document.at));
             match document.object {

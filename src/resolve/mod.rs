@@ -10,6 +10,9 @@ mod hosts_file;
 mod hosts_text;
 mod manifest;
 mod pin;
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/fuzz/properties/resolve.rs"]
+pub(crate) mod properties;
 mod referrers;
 mod registry;
 mod session;

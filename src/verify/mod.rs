@@ -7,6 +7,9 @@ mod bundle;
 mod finding;
 mod key;
 mod simple;
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/fuzz/properties/verify.rs"]
+pub(crate) mod properties;
 #[cfg(test)]
 pub(crate) mod testing;
 
