@@ -53,6 +53,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let relay = Builder::new_current_thread().enable_all().build().map_err(DaemonError::Threads)?;
     let signals = judges.block_on(async { Signals::catch() }).map_err(DaemonError::Threads)?;
 
+    accept::raise_descriptor_limit();
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     let state_directory = config.state.directory;
     let PolicySource::Directory(policy_directory) = &config.policy.source;
