@@ -5,10 +5,7 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use nix::{
-    sys::resource::{Resource, getrlimit, setrlimit},
-    unistd::gethostname,
-};
+use nix::unistd::gethostname;
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
@@ -48,7 +45,6 @@ const JUDGES: usize = 2;
 /// Whatever keeps the gate from opening. A missing or broken policy set does not: the gate opens
 /// and refuses every pull.
 pub fn run(config: Config) -> Result<(), DaemonError> {
-    use_all_descriptors();
     let judges = Builder::new_multi_thread()
         .worker_threads(JUDGES)
         .thread_name("judge")
@@ -58,6 +54,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let relay = Builder::new_current_thread().enable_all().build().map_err(DaemonError::Threads)?;
     let signals = judges.block_on(async { Signals::catch() }).map_err(DaemonError::Threads)?;
 
+    accept::raise_descriptor_limit();
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     let state_directory = config.state.directory;
     let PolicySource::Directory(policy_directory) = &config.policy.source;
@@ -286,16 +283,6 @@ impl Signals {
         notify(sd_notify::NotifyState::Stopping);
         let _ = stop.send(true);
         ended
-    }
-}
-
-/// Each client takes two descriptors, and the usual limit is there for programs that know no
-/// better than to use `select(2)`. What is left is that which the administrator sets.
-fn use_all_descriptors() {
-    let limits = getrlimit(Resource::RLIMIT_NOFILE);
-    let raised = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit on open files stays as it is");
     }
 }
 

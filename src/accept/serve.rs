@@ -15,14 +15,14 @@ use tokio::{
 
 use crate::{
     decode::{MAX_MESSAGE, PREFIX},
-    forward::{self, Answer, MAX_HEADERS, Upstream},
+    forward::{self, Answer, MAX_HEADERS, Socket, Upstream},
     pipeline::Pipeline,
     refusal::{Code, Refusal},
     status,
 };
 
 use super::{
-    deadline,
+    capacity, deadline,
     drain::{Answering, Calls},
     route::{Judged, Methods, Own, Route},
 };
@@ -51,6 +51,8 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let most = capacity::connections();
+    let mut crowded = false;
     let stopping = stop.clone();
     let mut stopped = pin!(ordered(&mut stop));
     let mut exhausted = false;
@@ -59,6 +61,18 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     exhausted = false;
+                    while connections.try_join_next().is_some() {}
+                    if connections.len() >= most {
+                        // Closed, so that its client can tell. Said once until there is room.
+                        if !std::mem::replace(&mut crowded, true) {
+                            tracing::error!(
+                                "{most} clients are connected, and there may be no more: others \
+                                 are turned away; look for a client that leaves connections open"
+                            );
+                        }
+                        continue;
+                    }
+                    crowded = false;
                     let client = Client {
                         pipeline: pipeline.clone(),
                         upstream: upstream.another(),
@@ -95,7 +109,6 @@ async fn ordered(stop: &mut watch::Receiver<bool>) {
 }
 
 /// One client connection.
-#[derive(Clone)]
 struct Client {
     pipeline: Pipeline,
     upstream: Upstream,
@@ -111,10 +124,15 @@ fn peer(stream: &UnixStream, desk: &status::Desk) -> Option<Arc<status::Client>>
 
 impl Client {
     async fn converse(self, stream: UnixStream, mut stop: watch::Receiver<bool>) {
+        let socket = match Socket::new(stream) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(%error, "cannot take a connection"),
+        };
+        let client = Arc::new(self);
         let calls = Calls::none();
         let begun = calls.clone();
         let service = service_fn(move |request| {
-            let (client, call) = (self.clone(), begun.begin(path_of(&request)));
+            let (client, call) = (client.clone(), begun.begin(path_of(&request)));
             async move {
                 let answer = client.answer(request).await;
                 Ok::<_, Infallible>(answer.map(|body| Answering::new(body, call)))
@@ -131,7 +149,7 @@ impl Client {
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(MAX_HEADERS)
                 .auto_date_header(false)
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(socket), service)
         );
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -159,7 +177,8 @@ impl Client {
             Route::Refuse => forward::unimplemented(path),
             Route::Judge(judged) => {
                 let limit = deadline::of(request.headers());
-                let answer = self.judge(judged, request);
+                // Its state is large, and in here each relayed call would make room for it.
+                let answer = Box::pin(self.judge(judged, request));
                 match limit {
                     Some(limit) => timeout(limit, answer)
                         .await

@@ -11,6 +11,7 @@ mod own;
 mod pull;
 mod relay;
 mod runtime;
+mod socket;
 mod unary;
 mod upstream;
 
@@ -22,6 +23,7 @@ pub use own::{NODE_STATUS, Unanswered, node_status};
 pub use pull::{own_pull, pull};
 pub use relay::relay;
 pub use runtime::{Container, ImageRecord, Runtime, RuntimeError, RuntimeImage, Target};
+pub(crate) use socket::Socket;
 pub use unary::Whole;
 pub(crate) use upstream::MAX_HEADERS;
 pub use upstream::{Unreachable, Upstream};

@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::UnixStream, sync::Mutex, time::timeout};
 
-use super::Body;
+use super::{Body, Socket};
 
 /// How long the runtime may take to accept a connection. A socket that nobody listens on fails
 /// at once; this bounds a runtime that hangs with its backlog full.
@@ -86,7 +86,8 @@ impl Upstream {
         if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok((connection.clone(), false));
         }
-        let connect = async { timeout(CONNECT, UnixStream::connect(&*self.socket)).await? };
+        let connect =
+            async { Socket::new(timeout(CONNECT, UnixStream::connect(&*self.socket)).await??) };
         let stream = connect.await.map_err(|error: io::Error| Unreachable::Connect {
             socket: self.socket.to_path_buf(),
             error,

@@ -5,6 +5,7 @@
 mod support;
 
 mod cli;
+mod crowd;
 mod pin;
 mod preflight;
 mod status;

@@ -254,6 +254,10 @@ impl Gate {
         self.directory.path()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A new connection.
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.socket()).await

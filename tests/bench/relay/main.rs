@@ -45,7 +45,7 @@ use support::{
     registry::TestRegistry,
     sign::{Signer, policy},
 };
-use table::Measured;
+use table::{Measured, cpu_time};
 
 /// How long one block of calls takes, straight, more or less.
 const BLOCK: Duration = Duration::from_millis(15);
@@ -97,20 +97,21 @@ impl Cell {
 
 /// Everyone who is compared, before one runtime.
 struct Contenders {
-    sockets: Vec<(String, PathBuf)>,
+    /// Name, socket and process.
+    sockets: Vec<(String, PathBuf, Option<u32>)>,
     gates: Vec<Gate>,
     _peers: Vec<Peer>,
 }
 
 impl Contenders {
     fn start(runtime: &Path, options: &Options, setup: impl Fn() -> Setup) -> Self {
-        let mut sockets = vec![("direct".to_owned(), runtime.to_owned())];
+        let mut sockets = vec![("direct".to_owned(), runtime.to_owned(), None)];
         let mut gates = vec![setup().start()];
-        sockets.push(("Portcullis".into(), gates[0].socket()));
+        sockets.push(("Portcullis".into(), gates[0].socket(), Some(gates[0].pid())));
         for (name, program) in &options.also {
             let script = format!("exec {} \"$@\"", program.display());
             let gate = setup().start_by(&script, Stdio::null());
-            sockets.push((name.clone(), gate.socket()));
+            sockets.push((name.clone(), gate.socket(), Some(gate.pid())));
             gates.push(gate);
         }
         let mut peers = Vec::new();
@@ -120,7 +121,7 @@ impl Contenders {
             ("haproxy tcp", Kind::HaproxyTcp),
         ] {
             let peer = Peer::start(kind, runtime);
-            sockets.push((name.into(), peer.socket()));
+            sockets.push((name.into(), peer.socket(), Some(peer.pid())));
             peers.push(peer);
         }
         Self { sockets, gates, _peers: peers }
@@ -137,7 +138,7 @@ impl Contenders {
     /// Measures each contender in each cell, and prints the rows.
     async fn measure(&self, cells: &[Cell], options: &Options) {
         let mut connections = Vec::new();
-        for (_, socket) in &self.sockets {
+        for (_, socket, _) in &self.sockets {
             connections.push(Connection::open(socket).await);
         }
         for cell in cells.iter().filter(|cell| options.only.as_ref().is_none_or(|o| cell.name == o))
@@ -153,12 +154,14 @@ impl Contenders {
                 for round in 0..options.rounds {
                     for turn in 0..connections.len() {
                         let who = (round + turn) % connections.len();
+                        let process = self.sockets[who].2;
+                        let before = cpu_time(process);
                         let block = connections[who].block(&cell.call, in_flight, calls).await;
-                        measured[who].add(block);
+                        measured[who].add(block, cpu_time(process) - before);
                     }
                 }
                 let direct = measured[0].rounds();
-                for ((name, _), measured) in self.sockets.iter().zip(&mut measured) {
+                for ((name, ..), measured) in self.sockets.iter().zip(&mut measured) {
                     println!(
                         "| {} | {in_flight} | {name} | {} |",
                         cell.name,
@@ -287,7 +290,7 @@ fn main() {
     println!(
         "| call | in flight | contender | p50 us | p99 us | calls/s | p50 over direct, us | calls/s, of direct |"
     );
-    println!("| --- | --: | --- | --: | --: | --: | --: | --: |");
+    println!("| --- | --: | --- | --: | --: | --: | --: | --: | --: |");
     let thread = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     thread.block_on(async {
         before_containerd(&options).await;

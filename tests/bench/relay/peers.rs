@@ -118,6 +118,10 @@ impl Peer {
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("s")
     }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Peer {

@@ -1,0 +1,47 @@
+//! How many clients there may be at a time, by the file descriptors that the system gives.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Connections of clients at a time. kubelet has two, and each tool on the node one or two; what
+/// is beyond any node costs memory only.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Descriptors of one client: its connection, and the one to the runtime.
+const EACH: u64 = 2;
+/// Descriptors that clients leave to registries, files and Portcullis' own questions.
+const RESERVED: u64 = 256;
+
+/// Raises the limit of file descriptors as far as the system lets us. What is inherited is
+/// often 1,024, for the sake of programs that call select(2); this one does not.
+pub fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
+}
+
+/// How many clients may be connected, by the limit of file descriptors as it is now.
+pub(super) fn connections() -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    fitting(soft)
+}
+
+fn fitting(descriptors: u64) -> usize {
+    let fitting = descriptors.saturating_sub(RESERVED) / EACH;
+    usize::try_from(fitting).map_or(MAX_CONNECTIONS, |fitting| fitting.clamp(1, MAX_CONNECTIONS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_descriptors_to_others() {
+        assert_eq!(fitting(1024), 384);
+        assert_eq!(fitting(u64::MAX), MAX_CONNECTIONS);
+        for few in [0, RESERVED, RESERVED + 1] {
+            assert_eq!(fitting(few), 1, "{few}");
+        }
+    }
+}
