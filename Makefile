@@ -7,7 +7,7 @@ RELEASES := 1.6 1.7 2.1
 PORTCULLIS_CONTAINERD ?= 1.6
 export PORTCULLIS_CONTAINERD
 
-.PHONY: help build demo test check test-matrix bench clean needs parts
+.PHONY: help build demo test check test-matrix faults bench clean needs parts
 .NOTPARALLEL:
 
 help: ## this list
@@ -33,6 +33,10 @@ test-matrix: parts ## the tests on real containerd, with each of its releases
 	tests/lab/parts $(RELEASES:%=containerd-%)
 	set -e; for release in $(RELEASES); do \
 	  PORTCULLIS_CONTAINERD=$$release $(CARGO) test --locked --test real; done
+
+faults: parts build ## faults: those of the tests, and ten thousand connections
+	$(CARGO) test --locked --test it faults:: -- --include-ignored --nocapture
+	$(CARGO) test --locked --test real faults:: -- --nocapture
 
 bench: needs ## how long the judgement of a container takes
 	$(CARGO) bench --locked --bench create
