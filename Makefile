@@ -7,7 +7,7 @@ RELEASES := 1.6 1.7 2.1
 PORTCULLIS_CONTAINERD ?= 1.6
 export PORTCULLIS_CONTAINERD
 
-.PHONY: help build demo test check test-matrix faults bench clean needs parts
+.PHONY: help build demo test check differential test-matrix faults bench clean needs parts
 .NOTPARALLEL:
 
 help: ## this list
@@ -28,6 +28,10 @@ check: needs ## formatting, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
+
+differential: parts ## every byte of every fixture changed, and cosign 2 and 3 asked: half an hour
+	tests/lab/parts cosign-3
+	PORTCULLIS_EVERY_BYTE=1 $(CARGO) test --locked --test it -- --include-ignored --nocapture differential::cosign
 
 test-matrix: parts ## the tests on real containerd, with each of its releases
 	tests/lab/parts $(RELEASES:%=containerd-%)

@@ -173,7 +173,19 @@ fn is_registry(registry: &str) -> bool {
             && label.starts_with(|c: char| c.is_ascii_alphanumeric())
             && label.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
-    host.split('.').all(is_label) && port.is_none_or(is_port)
+    host.split('.').all(is_label) && is_one_host(host) && port.is_none_or(is_port)
+}
+
+/// Whether URLs have the host in this spelling. What ends in a number is an IPv4 address there
+/// (WHATWG URL, "ends in a number"): `127.1` and `0x7f.1` lead to `127.0.0.1`, by a name that the
+/// policies for it do not know.
+fn is_one_host(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let is_hex = |text: &str| text.bytes().all(|c| c.is_ascii_hexdigit());
+    let is_number = last.bytes().all(|c| c.is_ascii_digit())
+        || last.strip_prefix("0x").or(last.strip_prefix("0X")).is_some_and(is_hex);
+    let is_byte = |text: &str| text.parse::<u8>().is_ok_and(|byte| byte.to_string() == text);
+    !is_number || (host.split('.').count() == 4 && host.split('.').all(is_byte))
 }
 
 /// A repository, or a pattern for some, with its registry in lower case and without the port that
@@ -190,9 +202,11 @@ pub(crate) fn governed(name: &str) -> Cow<'_, str> {
     if host == registry { name.into() } else { format!("{host}/{path}").into() }
 }
 
-/// In its one canonical spelling.
+/// In its one canonical spelling. That of an IPv4 address in it has dots, which containerd does
+/// not take for a part of an address.
 fn is_address(text: &str) -> bool {
-    text.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == text)
+    !text.contains('.')
+        && text.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == text)
 }
 
 fn is_port(port: &str) -> bool {
@@ -418,6 +432,7 @@ mod tests {
             "registry.example.com/a/b_c/d__e-f--g.h:V_1.0-x",
         );
         reads("[::1]:5000/app", "[::1]:5000/app:latest");
+        reads("127.0.0.1:5000/app", "127.0.0.1:5000/app:latest");
         reads("Host/app", "Host/app:latest");
         reads("sha256:abc", "docker.io/library/sha256:abc");
     }
@@ -454,6 +469,13 @@ mod tests {
             "[::1]:0443/a",
             "[::ABCD]/a",
             "[::g]/a",
+            "[::ffff:192.0.2.1]/a",
+            "[::ffff:c000:201]/a",
+            "127.1/a",
+            "0x7f.0.0.1:5000/a",
+            "registry.0X/a",
+            "127.0.0.01/a",
+            "127.0.0.256/a",
             "é",
         ] {
             assert!(matches!(bad.parse::<ImageRef>(), Err(ReferenceError::Name { .. })), "{bad}");

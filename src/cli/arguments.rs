@@ -170,9 +170,12 @@ pub(super) enum AuditCommand {
     /// Print the last records
     #[command(after_help = "Examples:\n  portcullis audit tail\n  portcullis audit tail -f -n 50")]
     Tail {
-        /// The log file
-        #[arg(default_value = "/var/log/portcullis/audit.jsonl", value_name = "FILE")]
-        file: PathBuf,
+        /// The log file [default: that of the configuration]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Configuration of the daemon
+        #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
+        config: PathBuf,
         /// How many records
         #[arg(short = 'n', long, default_value_t = 10, value_name = "N")]
         lines: usize,

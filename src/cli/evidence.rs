@@ -6,8 +6,6 @@ mod import;
 pub(super) use export::run as export;
 pub(super) use import::run as import;
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::{
@@ -17,7 +15,7 @@ use crate::{
     named::ImageId,
 };
 
-use super::arguments::{CONFIG, StateOf};
+use super::arguments::StateOf;
 
 /// What stands in a line about one image.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -47,13 +45,10 @@ impl Summary {
 
 /// The configuration. That in its usual place may be absent where `needed` is false.
 fn config(at: &StateOf, needed: bool) -> Result<Config, String> {
-    let mut config = match needed || at.config != Path::new(CONFIG) || at.config.exists() {
-        true => Config::load(&at.config).map_err(|error| match needed {
-            true => format!("{error}; or name --state"),
-            false => error.to_string(),
-        })?,
-        false => Config::default(),
-    };
+    let mut config = super::config(&at.config, !needed).map_err(|error| match needed {
+        true => format!("{error}; or name --state"),
+        false => error,
+    })?;
     if let Some(directory) = &at.state {
         config.state.directory.clone_from(directory);
     }

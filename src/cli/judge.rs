@@ -24,7 +24,7 @@ use crate::{
     verify::PublicKey,
 };
 
-use super::{Exit, arguments::Question, auth_file::AuthFile};
+use super::{Exit, arguments::Question, auth_file::AuthFile, config};
 
 /// Largest key file, in bytes.
 const MAX_KEY: u64 = 64 << 10;
@@ -122,14 +122,6 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
     let judgement =
         runtime.block_on(pipeline::examine(&registry, None, &policies, &wanted, Timestamp::now()));
     Ok(Judged { image, policies, judgement })
-}
-
-/// The daemon's configuration. One that was not named may be absent when nothing in it is needed.
-pub(super) fn config(path: &Path, is_answered: bool) -> Result<Config, String> {
-    if is_answered && path == Path::new(super::arguments::CONFIG) && !path.exists() {
-        return Ok(Config::default());
-    }
-    Config::load(path).map_err(|error| error.to_string())
 }
 
 fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {

@@ -16,12 +16,15 @@ mod verify;
 use std::{
     ffi::OsString,
     io::{self, Write},
+    path::Path,
 };
 
 use clap::Parser;
 
 use arguments::{Arguments, AuditCommand, Command, EvidenceCommand};
 use style::Style;
+
+use crate::config::Config;
 
 /// How a command ended; the process's exit code (sysexits.h where it has a name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +72,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Audit(AuditCommand::Verify { files, state }) => {
             audit::verify(&files, state.as_deref(), json, style, out)
         }
-        Command::Audit(AuditCommand::Tail { file, lines, follow }) => {
-            // Ends itself when nobody reads.
-            audit::tail(&file, lines, follow, json, style, &mut out.0)
+        Command::Audit(AuditCommand::Tail { file, config: of, lines, follow }) => {
+            match file.map_or_else(|| config(&of, true).map(|config| config.audit.file), Ok) {
+                // Ends itself when nobody reads.
+                Ok(file) => audit::tail(&file, lines, follow, json, style, &mut out.0),
+                Err(error) => wrong(&error),
+            }
         }
         // A pack that nobody took is no success.
         Command::Evidence(EvidenceCommand::Export(asked)) => {
@@ -86,6 +92,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             Exit::Inconclusive
         }
     }
+}
+
+/// The daemon's configuration. That in its usual place may be absent where its defaults will do.
+fn config(path: &Path, defaults_do: bool) -> Result<Config, String> {
+    if defaults_do && path == Path::new(arguments::CONFIG) && !path.exists() {
+        return Ok(Config::default());
+    }
+    Config::load(path).map_err(|error| error.to_string())
+}
+
+/// Says what is wrong with the configuration.
+fn wrong(error: &str) -> io::Result<Exit> {
+    eprintln!("portcullis: {error}");
+    Ok(Exit::Config)
 }
 
 /// An output whose reader may go away: what is then said is lost, and the exit code still tells

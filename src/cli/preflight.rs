@@ -65,7 +65,7 @@ pub(super) fn run(
 }
 
 fn prepare(candidate: &Candidate) -> Result<Preflight, String> {
-    let config = judge::config(&candidate.config, candidate.policy.is_some())?;
+    let config = super::config(&candidate.config, candidate.policy.is_some())?;
     let policies = Arc::new(judge::load(candidate.policy.as_deref(), &config)?);
     let auth_file = match candidate.offline {
         true => None,

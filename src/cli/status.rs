@@ -8,14 +8,14 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    config::Config,
     forward::{self, Unanswered},
     status::{ClientReport, Report},
 };
 
 use super::{
-    Exit, arguments,
+    Exit, config,
     style::{Style, printable},
+    wrong,
 };
 
 /// Most unproven images that are told one by one; JSON has more.
@@ -27,14 +27,10 @@ const MAX_SHOWN: usize = 5;
 /// since no policy is in force or the audit log takes nothing, or no pod can start,
 /// [`Exit::Inconclusive`] it does not answer.
 pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -> io::Result<Exit> {
-    let config = match Config::load(path) {
+    // Without it, the defaults say where the daemon listens.
+    let config = match config(path, true) {
         Ok(config) => config,
-        // The one that nobody named may be absent: its defaults say where the daemon listens.
-        Err(_) if path == Path::new(arguments::CONFIG) && !path.exists() => Config::default(),
-        Err(error) => {
-            eprintln!("portcullis: {error}");
-            return Ok(Exit::Config);
-        }
+        Err(error) => return wrong(&error),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(forward::node_status(&config.listen.socket));

@@ -195,8 +195,17 @@ async fn fetch(repo: &Repo, found: &[Found]) -> BTreeMap<Blob, Fetched> {
     let wanted: BTreeSet<Blob> = found.iter().filter_map(|one| one.lead.blob()).collect();
     stream::iter(wanted)
         .map(|blob| async move {
-            let bytes = repo.blob(&blob.digest, blob.size).await;
-            (blob, bytes.map(|bytes| bytes.to_vec()).map_err(unusable))
+            let bytes = match repo.blob(&blob.digest, blob.size).await {
+                Ok(bytes) if bytes.len() == blob.size => Ok(bytes.to_vec()),
+                // Content must have the size that leads to it (image-spec, "Descriptors").
+                Ok(bytes) => Err(Ok(format!(
+                    "its manifest says that it has {} bytes, and it has {}",
+                    blob.size,
+                    bytes.len()
+                ))),
+                Err(error) => Err(unusable(error)),
+            };
+            (blob, bytes)
         })
         .buffered(CONCURRENCY)
         .collect()

@@ -237,11 +237,16 @@ proptest! {
 }
 
 fn policy_of(key: usize, mode: &str) -> PolicySet {
+    policy_within(key, mode, "")
+}
+
+/// With these lines about the key's window.
+fn policy_within(key: usize, mode: &str, window: &str) -> PolicySet {
     let pem = WORLD.keys[key].pem().replace('\n', "\n          ");
     let text = format!(
         "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: p}}\nspec:\n  \
          mode: {mode}\n  match: {{images: ['**']}}\n  authorities:\n    - name: one\n      \
-         publicKey:\n        pem: |\n          {pem}\n"
+         publicKey:\n{window}        pem: |\n          {pem}\n"
     );
     source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap()
 }
@@ -305,6 +310,30 @@ fn a_warning_is_not_remembered() {
     let judgement = local.judge(&policies, &question, now);
     assert_eq!(judgement.decision.as_ref().unwrap().grounds(), &Grounds::Satisfied);
     assert!(local.remembered(&policies, &question, now).is_some());
+}
+
+/// A clock that is set back or forward finds no permission of another time.
+#[test]
+fn a_permission_is_remembered_for_its_own_time_whichever_way_the_clock_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let one = WORLD.documents[0].0.clone();
+    let good = [signed(&WORLD.keys[0], one.digest)];
+    store.keep(&Known::new(entry(one, &good, true), None).unwrap()).unwrap();
+    let window =
+        "        notBefore: 2026-01-01T00:00:00Z\n        notAfter: 2027-01-01T00:00:00Z\n";
+    let (local, policies) = (Local::new(store), policy_within(0, "Enforce", window));
+    let at = |time: &str| time.parse::<Timestamp>().unwrap();
+    let within = [at("2026-01-01T00:00:00Z"), at("2026-12-31T23:59:59Z")];
+    let without =
+        [at("2025-12-31T23:59:59Z"), at("2027-01-01T00:00:00Z"), at("1970-01-01T00:00:00Z")];
+    for now in without.into_iter().chain(within).chain(without) {
+        let allowed = within.contains(&now);
+        // Whoever asks the memory first, as the gate does, hears no other answer.
+        assert!(allowed || local.remembered(&policies, &of_one(), now).is_none(), "{now}");
+        assert_eq!(local.judge(&policies, &of_one(), now).decision.is_ok(), allowed, "{now}");
+        assert_eq!(local.remembered(&policies, &of_one(), now).is_some(), allowed, "{now}");
+    }
 }
 
 /// Anybody can make indexes of somebody's image. A pack full of them pushes out no evidence.

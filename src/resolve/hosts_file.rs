@@ -439,6 +439,9 @@ mod tests {
         refuses("dial_timeout = \"5\"", "dial_timeout: 5 is no duration such as \"500ms\"");
         refuses("[host.\"https://\"]", "host https://: https:// is no URL");
         refuses("server = \"https://a b\"", "server: https://a b is no URL");
+        refuses("server = \"a\\tb.example\"", "server: a\\tb.example is no URL");
+        refuses("server = \"a%2eexample\"", "server: a%2eexample is no URL");
+        refuses("server = \"https:///a.example\"", "server: https:///a.example is no URL");
         refuses("[header]\n\"a b\" = \"x\"", "header a b: not a header");
         refuses("[header]\na = \"x\\ny\"", "header a: not a header");
         assert!(parse("ca = 1", Path::new(DIR), "docker.io").is_err());

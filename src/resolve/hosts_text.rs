@@ -46,6 +46,13 @@ pub(super) fn parse_base(name: &str, override_path: bool) -> Result<(Url, String
     let rest = named.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned();
+    // A URL parser drops white space and decodes escapes: another host than the one that is named
+    // would be asked. Go, and so containerd, refuses these.
+    if authority.is_empty()
+        || authority.contains(|c: char| c.is_whitespace() || c.is_control() || c == '%')
+    {
+        return Err(bad("is no URL"));
+    }
     let path = match url.path() {
         "" | "/" if !rest.contains('/') => String::new(),
         path => clean(path),

@@ -7,7 +7,7 @@ use portcullis::{
     refusal::{Code, Refusal},
 };
 
-use super::source::{File, file, files};
+use super::source::{self, File, file, files};
 
 /// The part of a document below `## heading`.
 pub(crate) fn section<'a>(document: &'a str, heading: &str) -> &'a str {
@@ -55,22 +55,67 @@ fn every_reason_code_is_in_the_table_with_its_answer() {
 
 #[test]
 fn every_test_that_security_md_names_exists() {
-    let mut named = 0;
-    for line in file("SECURITY.md").text.lines() {
-        let mut tests = String::new();
+    let document = file("SECURITY.md").text;
+    let (named, missing) = tests_of(&document);
+    assert!(missing.is_empty(), "SECURITY.md names what is no test: {missing:#?}");
+    assert!(named > 200, "{named} tests are named");
+
+    let broken = "`src/image.rs`: `no_such_test`\n`src/image.rs`: `split_registry`\n\
+                  `tests/real/ways.rs`: `by_kubelet`\n`tests/real/ways.rs`: `as_a_volume`\n";
+    let (named, missing) = tests_of(broken);
+    assert_eq!((named, missing.len()), (4, 3), "{missing:?}");
+}
+
+/// How many tests a document names, and those of them that are none.
+fn tests_of(document: &str) -> (usize, Vec<String>) {
+    let (mut named, mut missing) = (0, Vec::new());
+    for line in document.lines() {
+        let mut tests: Option<File> = None;
         for word in quoted(line) {
-            if word.ends_with(".rs") {
-                tests = file(word).text;
-            } else if !tests.is_empty() {
-                assert!(
-                    tests.contains(&format!("fn {word}(")),
-                    "SECURITY.md: no test {word}: {line}"
-                );
-                named += 1;
+            match &tests {
+                _ if word.ends_with(".rs") => tests = Some(file(word)),
+                Some(tests) => {
+                    named += 1;
+                    if !is_test(tests, word) {
+                        missing.push(format!("{}: {word}", tests.path));
+                    }
+                }
+                None => {}
             }
         }
     }
-    assert!(named > 20, "{named} tests are named");
+    (named, missing)
+}
+
+fn is_test(file: &File, name: &str) -> bool {
+    let Some((before, _)) = file.text.split_once(&format!("fn {name}(")) else { return false };
+    if file.path.starts_with("tests/real/") {
+        // They stand in a table, behind the name of their module.
+        let main = source::file("tests/real/main.rs").text;
+        let (_, table) = main.split_once("    tests! {").expect("the table of tests/real/main.rs");
+        return table.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == name);
+    }
+    // Since the end of what stands before.
+    let attributes = before.rsplit(['}', ';']).next().unwrap_or(before);
+    attributes.contains("#[test]") || attributes.contains("#[tokio::test")
+}
+
+/// Each hole that other verifiers had has a test, or stands in the place of one that has.
+#[test]
+fn every_known_hole_has_its_test() {
+    let document = file("SECURITY.md").text;
+    let rows: Vec<_> =
+        section(&document, "Known holes").lines().filter(|line| line.starts_with("| ")).collect();
+    let mut numbers = 1..;
+    for row in rows.iter().filter(|row| !row.starts_with("| ---") && !row.contains("shown by")) {
+        if row.starts_with("| B") {
+            let number = numbers.next().unwrap_or_default();
+            assert!(row.starts_with(&format!("| B{number} | ")), "B{number} is not there: {row}");
+        }
+        let shown = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        assert!(tests_of(shown).0 > 0 || shown.starts_with("as B"), "no test: {row}");
+    }
+    assert_eq!(numbers.next(), Some(30));
 }
 
 #[test]

@@ -254,6 +254,23 @@ fn credentials_come_from_a_file_and_stay_out_of_sight() {
 }
 
 #[test]
+fn the_log_that_is_followed_is_that_of_the_configuration() {
+    let desk = Desk::new();
+    let log = desk.directory.path().join("elsewhere.jsonl");
+    fs::write(desk.directory.path().join("c.toml"), format!("[audit]\nfile = {log:?}\n")).unwrap();
+    let tail = || desk.run(&["audit", "tail", "--config", "c.toml", "-o", "json"]);
+    let missing = format!("portcullis: cannot read {}: ", log.display());
+    let (exit, out, err) = tail();
+    assert_eq!((exit, &*out), (2, ""));
+    assert!(err.starts_with(&missing), "{err}");
+    fs::write(&log, "{}\n").unwrap();
+    assert_eq!(tail(), (0, "{}\n".into(), String::new()));
+    let (exit, _, err) = desk.run(&["audit", "tail", "--config", "none.toml"]);
+    assert_eq!(exit, 78);
+    assert!(err.starts_with("portcullis: none.toml: cannot be read"), "{err}");
+}
+
+#[test]
 fn what_is_asked_wrongly_is_told_on_standard_error() {
     let desk = Desk::new();
     fs::write(desk.directory.path().join("broken.yaml"), "kind: ImagePolicy\n").unwrap();

@@ -19,6 +19,7 @@ mod conformance;
 mod registry;
 mod evidence;
 mod faults;
+mod differential;
 mod gates;
 mod hostile;
 mod node;

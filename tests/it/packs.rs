@@ -27,6 +27,9 @@ impl Desk {
         let (registry, signer) = (TestRegistry::start(), Signer::new());
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("empty.toml"), "").unwrap();
+        for state in ["one", "two"] {
+            fs::create_dir(directory.path().join(state)).unwrap();
+        }
         Self { registry, signer, directory }
     }
 
@@ -81,6 +84,17 @@ fn id_of(pack: &str) -> ImageId {
     let part = document.get("child").unwrap_or(&document["manifest"]);
     let manifest: Value = serde_json::from_str(part["body"].as_str().unwrap()).unwrap();
     manifest["config"]["digest"].as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_state_directory_that_is_not_there_is_not_made() {
+    let desk = Desk::new();
+    desk.signed("app");
+    let (_, pack, _) = desk.export(&["--from", "registry", &desk.image("app")]);
+    let (exit, out, err) = desk.import("tow", &pack, &[]);
+    assert_eq!((exit, &*out), (78, ""));
+    assert_eq!(err, "portcullis: --state tow: there is no such directory\n");
+    assert!(!desk.directory.path().join("tow").exists());
 }
 
 #[test]
@@ -276,7 +290,6 @@ fn a_node_that_cannot_keep_it_says_so() {
     let desk = Desk::new();
     let digest = desk.signed("app");
     let (_, pack, _) = desk.export(&[&desk.image("app")]);
-    fs::create_dir(desk.directory.path().join("two")).unwrap();
     fs::write(desk.directory.path().join("two/evidence"), "").unwrap();
     let (exit, out, err) = desk.import("two", &pack, &[]);
     assert_eq!((exit, out.as_str()), (2, ""));

@@ -18,6 +18,8 @@ use super::{registry::TestRegistry, remote::Remote};
 pub(crate) struct Fixtures {
     root: PathBuf,
     pub(crate) repositories: BTreeMap<String, Fixture>,
+    /// What cosign was seen to say, each with `repository`, `cosign`, `key`, `flags`, `passes`.
+    pub(crate) checks: Vec<Value>,
 }
 
 /// One repository with one image. The README of the fixtures tells what the fields mean.
@@ -34,6 +36,7 @@ pub(crate) struct Fixture {
 #[derive(Deserialize)]
 struct Listing {
     repositories: BTreeMap<String, Fixture>,
+    checks: Vec<Value>,
 }
 
 /// A manifest with its media type, or a blob.
@@ -53,16 +56,21 @@ impl Fixtures {
         let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let listing: Listing =
             serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Self { root: root.to_owned(), repositories: listing.repositories }
+        Self { root: root.to_owned(), repositories: listing.repositories, checks: listing.checks }
     }
 
     pub(crate) fn repository(&self, name: &str) -> &Fixture {
         self.repositories.get(name).unwrap_or_else(|| panic!("no fixture {name}"))
     }
 
-    /// A file beside the registry, such as `keys/rsa-2048.pub`.
+    /// Where a file beside the registry is, such as `keys/rsa-2048.pub`.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// What is in it.
     pub(crate) fn file(&self, path: &str) -> String {
-        let path = self.root.join(path);
+        let path = self.path(path);
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 

@@ -312,8 +312,18 @@ impl Gate {
 
     /// SIGKILL, and a new daemon on the same files.
     pub(crate) fn crash_and_restart(&mut self) {
+        self.crash();
+        self.start_again();
+    }
+
+    /// SIGKILL.
+    pub(crate) fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// A new daemon on the same files, until it is ready.
+    pub(crate) fn start_again(&mut self) {
         (self.child, self.notified) = spawn(self.path(), command(self.path()));
         self.await_ready();
     }

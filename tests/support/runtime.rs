@@ -26,7 +26,7 @@ use tokio::{
 
 use super::cri;
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// What came in.
 pub(crate) struct Call {
@@ -210,7 +210,7 @@ const LIST_RECORDS: &str = "/containerd.services.images.v1.Images/List";
 const LIST_CONTAINERS: &str = "/runtime.v1.RuntimeService/ListContainers";
 const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 
-async fn give(reply: Reply) -> Response<Body> {
+pub(crate) async fn give(reply: Reply) -> Response<Body> {
     match reply {
         Reply::Whole(whole) => {
             let Whole { headers, data, trailers } = *whole;

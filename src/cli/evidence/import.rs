@@ -34,6 +34,11 @@ pub(in crate::cli) fn run(asked: &Import, json: bool, out: &mut impl Write) -> i
         Ok(config) => config,
         Err(why) => return fail(Exit::Config, why),
     };
+    // A directory that was named by mistake would take the evidence, and no daemon read it.
+    if let Some(named) = asked.at.state.as_ref().filter(|named| !named.is_dir()) {
+        let named = printable(&named.to_string_lossy());
+        return fail(Exit::Config, format!("--state {named}: there is no such directory"));
+    }
     let name = printable(&asked.pack.to_string_lossy());
     let all = match read(&asked.pack) {
         Ok(all) => all,

@@ -2,6 +2,7 @@
 //! evidence that is kept here.
 
 mod create;
+mod holes;
 mod lies;
 mod names;
 mod patience;

@@ -7,6 +7,7 @@
 //! credentials.
 
 mod answers;
+mod holes;
 mod images;
 mod policies;
 mod requests;
