@@ -87,7 +87,9 @@ mod tests {
         let (counted, writer) = (count.clone(), lines.clone());
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
         tracing::subscriber::with_default(log.finish(), || {
-            tell_panics(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+            tell_panics(move || {
+                let _ = counted.fetch_add(1, Ordering::Relaxed);
+            });
             let ended = panic::catch_unwind(|| panic!("of this \x1b[2J test"));
             drop(panic::take_hook());
             assert!(ended.is_err());

@@ -36,6 +36,7 @@ pub(crate) struct Fixture {
 #[derive(Deserialize)]
 struct Listing {
     repositories: BTreeMap<String, Fixture>,
+    #[serde(default)]
     checks: Vec<Value>,
 }
 

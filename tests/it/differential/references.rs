@@ -1,7 +1,7 @@
 //! References beside what containerd's own parser makes of them
 //! (`tests/fixtures/references/make`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use portcullis::image::ImageRef;
 use serde_json::Value;
@@ -21,6 +21,11 @@ fn refused_on_purpose(name: &str, canonical: &str) -> Option<&'static str> {
     let is_id = |name: &str| name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit());
     if is_id(name.split([':', '@']).next().unwrap()) {
         return Some("the runtime looks for an image ID first; nobody means a name by it");
+    }
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    let is_digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit());
+    if host.rsplit('.').next().is_some_and(is_digits) && host.parse::<Ipv4Addr>().is_err() {
+        return Some("a URL takes it for an IPv4 address, and for another than is written");
     }
     if registry.contains('_') {
         return Some("no host's name has an underscore; containerd takes it for part of a path");
@@ -67,5 +72,5 @@ fn every_name_is_what_it_is_to_containerd() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(agreed > 250 && refused > 700, "{agreed} {refused}");
-    assert_eq!(on_purpose.len(), 6, "{on_purpose:?}");
+    assert_eq!(on_purpose.len(), 7, "{on_purpose:?}");
 }

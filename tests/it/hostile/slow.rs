@@ -16,8 +16,8 @@ use super::{answers, attempt_all, hold, stage};
 /// Two tries of each question, then no time is left.
 const HASTY: Timeouts = Timeouts {
     connect: Duration::from_secs(20),
-    request: Duration::from_millis(300),
-    call: Duration::from_millis(500),
+    request: Duration::from_millis(1500),
+    call: Duration::from_millis(3500),
     backoff: Duration::from_millis(1),
 };
 

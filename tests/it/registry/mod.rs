@@ -37,8 +37,8 @@ const PATIENT: Timeouts = Timeouts {
 /// Time limits for hosts that never answer.
 const HASTY: Timeouts = Timeouts {
     connect: Duration::from_secs(20),
-    request: Duration::from_millis(200),
-    call: Duration::from_millis(500),
+    request: Duration::from_millis(1500),
+    call: Duration::from_millis(3500),
     backoff: Duration::from_millis(1),
 };
 
