@@ -228,8 +228,8 @@ proptest! {
     ) {
         const OURS: &str = "registry.example.com";
         let matches = |pattern: &str, name: &str| {
-            let (pattern, name) = (pattern.parse::<RepositoryPattern>(), name.parse());
-            pattern.unwrap().matches(&name.unwrap())
+            let name: Repository = name.parse().unwrap();
+            pattern.parse::<RepositoryPattern>().unwrap().matches(&Names::from(&name))
         };
         for pattern in ["registry.example.com/prod/*", "registry.example.com/prod/**"] {
             let last = path.rsplit('/').next().unwrap();
