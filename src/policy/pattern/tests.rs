@@ -193,13 +193,7 @@ proptest! {
         // Runs of stars within a segment do not parse; the text is built past the parser
         // to reach short alphabets.
         let segments: Vec<_> = pattern.split('/').collect();
-        let parsed = RepositoryPattern {
-            prefix: pattern.split('*').next().unwrap().into(),
-            segments: segments
-                .iter()
-                .map(|s| if *s == "**" { Segment::Any } else { Segment::Like((*s).into()) })
-                .collect(),
-        };
+        let parsed = RepositoryPattern::of(&pattern);
         let expected = reference(&segments, &name.split('/').collect::<Vec<_>>());
         prop_assert_eq!(parsed.matches_name(&name), expected);
     }
@@ -226,7 +220,7 @@ proptest! {
         const OURS: &str = "registry.example.com";
         let matches = |pattern: &str, name: &str| {
             let (pattern, name) = (pattern.parse::<RepositoryPattern>(), name.parse());
-            pattern.unwrap().matches(&name.unwrap())
+            pattern.unwrap().matches(&Names::from(&name.unwrap()))
         };
         for pattern in ["registry.example.com/prod/*", "registry.example.com/prod/**"] {
             let last = path.rsplit('/').next().unwrap();
