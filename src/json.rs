@@ -52,8 +52,8 @@ pub(crate) fn read_for_go<'de, T: Deserialize<'de>>(
     parse(json)
 }
 
-/// Reads a text as another type that [`read`] or [`read_for_go`] has taken before, and so found
-/// unambiguous.
+/// Reads a text that [`read`] or [`read_for_go`] has found unambiguous before, or into a type that
+/// refuses unknown and equal keys by itself, on every level.
 pub(crate) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, JsonError> {
     Ok(serde_json::from_slice(json)?)
 }

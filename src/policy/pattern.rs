@@ -18,6 +18,8 @@ pub(super) struct RepositoryPattern {
     prefix: Box<str>,
     /// Everything below the prefix matches, as in `registry.example.com/prod/**`.
     is_whole_tree: bool,
+    /// Every match has this within: the longest text between two `*` behind the prefix.
+    needle: Box<str>,
     segments: Box<[Segment]>,
 }
 
@@ -73,17 +75,7 @@ impl FromStr for RepositoryPattern {
             }
             _ => check_canonical(text)?,
         }
-        let text = &*governed(text);
-        let segment = |text: &str| match text {
-            "**" => Segment::Any,
-            _ => Segment::Like(text.into()),
-        };
-        let prefix = text.split('*').next().unwrap_or_default();
-        Ok(Self {
-            prefix: prefix.into(),
-            is_whole_tree: prefix.ends_with('/') && text[prefix.len()..] == *"**",
-            segments: text.split('/').map(segment).collect(),
-        })
+        Ok(Self::of(&governed(text)))
     }
 }
 
@@ -124,6 +116,23 @@ fn check_canonical(text: &str) -> Result<(), PatternError> {
 }
 
 impl RepositoryPattern {
+    /// The pattern that a well-formed text is.
+    fn of(text: &str) -> Self {
+        let segment = |text: &str| match text {
+            "**" => Segment::Any,
+            _ => Segment::Like(text.into()),
+        };
+        let prefix = text.split('*').next().unwrap_or_default();
+        let rest = &text[prefix.len()..];
+        let needle = rest.split('*').max_by_key(|part| part.len()).unwrap_or_default();
+        Self {
+            prefix: prefix.into(),
+            is_whole_tree: prefix.ends_with('/') && rest == "**",
+            needle: needle.into(),
+            segments: text.split('/').map(segment).collect(),
+        }
+    }
+
     /// The whole segments that every match begins with; none of `**`.
     pub(super) fn anchor(&self) -> &str {
         let open = |segment: &Segment| match segment {
@@ -150,6 +159,9 @@ impl RepositoryPattern {
         }
         if self.is_whole_tree {
             return name.len() > self.prefix.len();
+        }
+        if !name[self.prefix.len()..].contains(&*self.needle) {
+            return false;
         }
         let mut pattern = &self.segments[..];
         let mut rest = Some(name);

@@ -112,7 +112,7 @@ impl Session {
         let known = self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut authorization = match known {
             Some(challenge) => Some(self.authorize(caller, &challenge, false).await?),
-            None => None,
+            None => caller.tokens.ready(self.applicant(caller, &self.base())?),
         };
         let answer = self.send(wanted, caller, authorization.as_ref()).await?;
         // Who was redirected to is no party to the credentials, whatever it asks for.
@@ -140,15 +140,20 @@ impl Session {
         challenge: &Challenge,
         refused: bool,
     ) -> Result<HeaderValue, Fault> {
-        let applicant = Applicant {
+        let base = self.base();
+        let applicant = self.applicant(caller, &base)?;
+        caller.tokens.authorization(applicant, challenge, refused).await
+    }
+
+    fn applicant<'a>(&'a self, caller: Caller<'a>, base: &'a Url) -> Result<Applicant<'a>, Fault> {
+        Ok(Applicant {
             client: self.client()?,
-            base: &self.base(),
+            base,
             header: &self.host.header,
             repository: caller.repository,
             credentials: caller.credentials.for_host(&self.host.authority),
             deadline: caller.deadline,
-        };
-        caller.tokens.authorization(applicant, challenge, refused).await
+        })
     }
 
     /// One request, over plain HTTP as well if the host is meant to be asked so.

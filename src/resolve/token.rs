@@ -54,6 +54,7 @@ pub(super) struct Applicant<'a> {
 #[derive(Default)]
 pub(super) struct Tokens(Mutex<HashMap<[u8; 32], Token>>);
 
+#[derive(Clone)]
 struct Token {
     authorization: HeaderValue,
     until: Instant,
@@ -103,10 +104,17 @@ impl Tokens {
                     }
                 })?;
                 let authorization = token.authorization.clone();
+                self.keep(place(applicant), token.clone());
                 self.keep(key, token);
                 Ok(authorization)
             }
         }
+    }
+
+    /// The token that this caller was given last for this repository at this host, so that it need
+    /// not be challenged again. What was not given for it before is sent to nobody unasked.
+    pub(super) fn ready(&self, applicant: Applicant<'_>) -> Option<HeaderValue> {
+        self.kept(&place(applicant))
     }
 
     fn kept(&self, key: &[u8; 32]) -> Option<HeaderValue> {
@@ -162,15 +170,27 @@ fn choose_scope(challenged: Option<&str>, repository: &str) -> String {
 /// What a token is for. The host is part of it: any host may name the token service of another
 /// one, where that one's client certificate or header may have got more than the caller would.
 fn key(base: &Url, realm: &Url, service: &str, scope: &str, credentials: &Credentials) -> [u8; 32] {
+    hash(&[base.as_str(), realm.as_str(), service, scope], credentials)
+}
+
+/// Where a token was used, by whom.
+fn place(applicant: Applicant<'_>) -> [u8; 32] {
+    hash(&[applicant.base.as_str(), applicant.repository], applicant.credentials)
+}
+
+/// Over all parts and their number, so that no two lists have one hash.
+fn hash(parts: &[&str], credentials: &Credentials) -> [u8; 32] {
     let (kind, first, second) = match credentials {
         Credentials::Basic { username, password } => {
             ("basic", username.as_str(), password.as_str())
         }
         Credentials::IdentityToken(token) => ("identity", token.as_str(), ""),
+        Credentials::RegistryToken(token) => ("registry", token.as_str(), ""),
         _ => ("anonymous", "", ""),
     };
     let mut hash = Sha256::new();
-    for part in [base.as_str(), realm.as_str(), service, scope, kind, first, second] {
+    hash.update((parts.len() as u64).to_be_bytes());
+    for part in parts.iter().chain(&[kind, first, second]) {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -196,13 +196,7 @@ proptest! {
         // Runs of stars within a segment do not parse; the text is built past the parser
         // to reach short alphabets.
         let segments: Vec<_> = pattern.split('/').collect();
-        let parsed = RepositoryPattern {
-            prefix: pattern.split('*').next().unwrap().into(),
-            segments: segments
-                .iter()
-                .map(|s| if *s == "**" { Segment::Any } else { Segment::Like((*s).into()) })
-                .collect(),
-        };
+        let parsed = RepositoryPattern::of(&pattern);
         let expected = reference(&segments, &name.split('/').collect::<Vec<_>>());
         prop_assert_eq!(parsed.matches_name(&name), expected);
     }

@@ -74,6 +74,13 @@ async fn a_bearer_challenge_gets_a_token_to_pull_this_repository() {
     assert_eq!(registry.requests().len(), 4);
     node.tag(&basic("me", "pw")).await.unwrap();
     assert_eq!(token_requests(&registry).len(), 1);
+    // Nor is who has a token challenged again.
+    assert_eq!(registry.requests().len(), 5);
+    assert_eq!(registry.requests()[4].authorization(), Some("Bearer token-1"));
+
+    // Another one has none, and sends none.
+    assert!(node.anonymous_tag().await.is_err());
+    assert_eq!(registry.requests()[5].authorization(), None);
 }
 
 #[tokio::test]
