@@ -26,9 +26,11 @@ pub(super) fn connections() -> usize {
 }
 
 /// A client that calls takes a second descriptor, for its connection to the runtime; of crowds,
-/// half at most are taken to call.
+/// half at most are taken to call. Where there is little to share out, nobody is turned away
+/// before the system has no more.
 fn fitting(descriptors: u64) -> usize {
-    let fitting = descriptors.saturating_sub(RESERVED) / 3 * 2;
+    let scarce = descriptors < 2 * RESERVED;
+    let fitting = if scarce { descriptors } else { (descriptors - RESERVED) / 3 * 2 };
     usize::try_from(fitting).map_or(MAX_CONNECTIONS, |fitting| fitting.clamp(1, MAX_CONNECTIONS))
 }
 
@@ -40,8 +42,7 @@ mod tests {
     fn clients_leave_descriptors_to_others() {
         assert_eq!(fitting(1024), 512);
         assert_eq!(fitting(u64::MAX), MAX_CONNECTIONS);
-        for few in [0, RESERVED, RESERVED + 1] {
-            assert_eq!(fitting(few), 1, "{few}");
-        }
+        assert_eq!((fitting(512), fitting(511)), (170, 511));
+        assert_eq!((fitting(64), fitting(0)), (64, 1));
     }
 }
