@@ -5,8 +5,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Connections of clients at a time. kubelet has two, and each tool on the node one or two; what
 /// is beyond any node costs memory only.
 const MAX_CONNECTIONS: usize = 16_384;
-/// Descriptors of one client: its connection, and the one to the runtime.
-const EACH: u64 = 2;
 /// Descriptors that clients leave to registries, files and Portcullis' own questions.
 const RESERVED: u64 = 256;
 
@@ -27,8 +25,12 @@ pub(super) fn connections() -> usize {
     fitting(soft)
 }
 
+/// A client that calls takes a second descriptor, for its connection to the runtime; of crowds,
+/// half at most are taken to call. Where there is little to share out, nobody is turned away
+/// before the system has no more.
 fn fitting(descriptors: u64) -> usize {
-    let fitting = descriptors.saturating_sub(RESERVED) / EACH;
+    let scarce = descriptors < 2 * RESERVED;
+    let fitting = if scarce { descriptors } else { (descriptors - RESERVED) / 3 * 2 };
     usize::try_from(fitting).map_or(MAX_CONNECTIONS, |fitting| fitting.clamp(1, MAX_CONNECTIONS))
 }
 
@@ -38,10 +40,9 @@ mod tests {
 
     #[test]
     fn clients_leave_descriptors_to_others() {
-        assert_eq!(fitting(1024), 384);
+        assert_eq!(fitting(1024), 512);
         assert_eq!(fitting(u64::MAX), MAX_CONNECTIONS);
-        for few in [0, RESERVED, RESERVED + 1] {
-            assert_eq!(fitting(few), 1, "{few}");
-        }
+        assert_eq!((fitting(512), fitting(511)), (170, 511));
+        assert_eq!((fitting(64), fitting(0)), (64, 1));
     }
 }

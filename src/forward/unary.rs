@@ -6,7 +6,6 @@ use http::{
     header::{CONTENT_TYPE, TE, USER_AGENT},
 };
 use http_body_util::{BodyExt, Collected, Limited};
-use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
 
@@ -15,7 +14,7 @@ use crate::{
     refusal::{Code, Refusal},
 };
 
-use super::{Answer, Body, Upstream};
+use super::{Answer, Body, Received, Upstream};
 
 /// Metadata that names containerd's namespace; those of Kubernetes live in `k8s.io`.
 const NAMESPACE: (&str, &str) = ("containerd-namespace", "k8s.io");
@@ -133,11 +132,11 @@ impl Whole {
 }
 
 /// Takes a whole answer in, of one message at most.
-pub(super) async fn collect(response: Response<Incoming>) -> Result<Whole, Status> {
+pub(super) async fn collect(response: Response<Received>) -> Result<Whole, Status> {
     within(response, MAX_MESSAGE).await
 }
 
-pub(super) async fn within(response: Response<Incoming>, limit: usize) -> Result<Whole, Status> {
+pub(super) async fn within(response: Response<Received>, limit: usize) -> Result<Whole, Status> {
     let (head, body) = response.into_parts();
     let body: Collected<Bytes> = Limited::new(body, PREFIX + limit)
         .collect()

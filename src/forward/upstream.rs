@@ -5,15 +5,19 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{self, SendRequest},
+use tokio::{
+    net::UnixStream,
+    sync::{Mutex, watch},
+    time::timeout,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::UnixStream, sync::Mutex, time::timeout};
 
-use super::{Body, Socket};
+use super::{
+    Body, Socket,
+    stream::{self, Received},
+};
 
 /// How long the runtime may take to accept a connection. A socket that nobody listens on fails
 /// at once; this bounds a runtime that hangs with its backlog full.
@@ -29,7 +33,9 @@ pub(crate) const MAX_HEADERS: u32 = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct Upstream {
     socket: Arc<PathBuf>,
-    connection: Arc<Mutex<Option<SendRequest<Body>>>>,
+    connection: Arc<Mutex<Option<SendRequest<Bytes>>>>,
+    /// Dropped with the last clone, and the connections with it: the library does not notice.
+    alive: Arc<watch::Sender<()>>,
 }
 
 /// The runtime cannot be reached, or went away before it answered.
@@ -45,7 +51,7 @@ pub enum Unreachable {
     },
     /// The connection broke before the answer began.
     #[error("the container runtime closed its connection")]
-    Lost(#[source] hyper::Error),
+    Lost(#[source] h2::Error),
     /// The runtime reset this one call.
     #[error("the container runtime reset the call: {0}")]
     Reset(h2::Reason),
@@ -54,7 +60,7 @@ pub enum Unreachable {
 impl Upstream {
     /// A way to the runtime that listens at this path. Nothing is connected yet.
     pub fn new(socket: Arc<PathBuf>) -> Self {
-        Self { socket, connection: Arc::default() }
+        Self { socket, connection: Arc::default(), alive: Arc::default() }
     }
 
     /// A way of its own, as for another client.
@@ -63,27 +69,34 @@ impl Upstream {
     }
 
     /// Sends one call and returns when its answer begins.
-    pub async fn call(
-        &self,
-        mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, Unreachable> {
+    pub async fn call(&self, request: Request<Body>) -> Result<Response<Received>, Unreachable> {
+        let (head, body) = request.into_parts();
+        let mut sender = self.ready().await?;
+        let end = http_body::Body::is_end_stream(&body);
+        let sent = sender.send_request(Request::from_parts(head, ()), end);
+        let (response, stream) = sent.map_err(Unreachable::from)?;
+        if !end {
+            stream::send(body, stream).await;
+        }
+        Ok(response.await.map_err(Unreachable::from)?.map(Received::new))
+    }
+
+    /// A connection that takes a call now. One that broke since its last call is replaced; a
+    /// fresh one that does not take it is not tried again.
+    async fn ready(&self) -> Result<SendRequest<Bytes>, Unreachable> {
         loop {
-            let (mut connection, fresh) = self.connection().await?;
-            match connection.try_send_request(request).await {
-                Ok(response) => return Ok(response),
-                // A connection that broke since its last call gives the request back unsent. A
-                // fresh one that does so is not tried again: this ends after two rounds.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if !fresh => request = unsent,
-                    _ => return Err(Unreachable::from(error.into_error())),
-                },
+            let (connection, fresh) = self.connection().await?;
+            match connection.ready().await {
+                Ok(ready) => return Ok(ready),
+                Err(error) if fresh => return Err(error.into()),
+                Err(_) => *self.connection.lock().await = None,
             }
         }
     }
 
-    async fn connection(&self) -> Result<(SendRequest<Body>, bool), Unreachable> {
+    async fn connection(&self) -> Result<(SendRequest<Bytes>, bool), Unreachable> {
         let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
+        if let Some(connection) = slot.as_ref() {
             return Ok((connection.clone(), false));
         }
         let connect =
@@ -92,18 +105,22 @@ impl Upstream {
             socket: self.socket.to_path_buf(),
             error,
         })?;
-        let (connection, driver) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+        let mut builder = client::Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEADERS)
             // What is still on its way when a call is cancelled is no fault of the runtime.
-            .max_local_error_reset_streams(None)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Unreachable::Lost)?;
+            .max_local_error_reset_streams(None);
+        let (connection, driver) = builder.handshake(stream).await.map_err(Unreachable::Lost)?;
+        let mut alive = self.alive.subscribe();
         tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "the runtime's connection ended");
+            tokio::select! {
+                ended = driver => if let Err(error) = ended {
+                    tracing::debug!(%error, "the runtime's connection ended");
+                },
+                _ = alive.changed() => {}
             }
         });
         *slot = Some(connection.clone());
@@ -111,14 +128,9 @@ impl Upstream {
     }
 }
 
-impl From<hyper::Error> for Unreachable {
-    fn from(error: hyper::Error) -> Self {
-        use std::error::Error;
-        let reset = error
-            .source()
-            .and_then(|source| source.downcast_ref::<h2::Error>())
-            .filter(|error| error.is_reset() && error.is_remote())
-            .and_then(h2::Error::reason);
+impl From<h2::Error> for Unreachable {
+    fn from(error: h2::Error) -> Self {
+        let reset = error.reason().filter(|_| error.is_reset() && error.is_remote());
         reset.map_or(Unreachable::Lost(error), Unreachable::Reset)
     }
 }
