@@ -1,6 +1,7 @@
 //! Single steps, measured with criterion: `cargo bench --bench micro`.
 #![allow(clippy::unwrap_used, reason = "as in tests")]
 
+#[allow(dead_code, reason = "each benchmark uses a part")]
 mod full;
 #[path = "../support/mod.rs"]
 mod support;

@@ -107,8 +107,9 @@ async fn a_token_that_ended_is_replaced() {
         repo.tagged(&tag("v1"), LIMIT).await.unwrap();
         registry.expire_tokens();
     }
-    node.tag(&basic("me", "pw")).await.unwrap_err();
-    assert_eq!(token_requests(&registry).len(), 2);
+    // For the next judgement as well.
+    node.tag(&basic("me", "pw")).await.unwrap();
+    assert_eq!(token_requests(&registry).len(), 3);
 }
 
 #[tokio::test]
