@@ -37,7 +37,8 @@ pub(crate) fn hosts(input: &[u8]) {
         assert!((1..=32).contains(&hosts.len()));
         assert_eq!(hosts_file::parse(text, directory, registry).as_ref(), Ok(&hosts));
         hosts.iter().for_each(host);
-        // The registry has the last word, and unknown keys change nothing.
+        // Unknown keys change nothing.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let more = format!("portcullis_unknown = 1\n{text}");
         assert_eq!(hosts_file::parse(&more, directory, registry).as_ref(), Ok(&hosts));
     }
@@ -143,7 +144,7 @@ pub(crate) fn manifest(input: &[u8]) {
     assert_eq!(json.get("fsLayers"), None);
     match &manifest {
         Manifest::Image(image) => {
-            assert!(!json.keys().any(|key| key == "manifests"));
+            assert_eq!(json.get("manifests"), None);
             descriptor(&image.config, json.get("config").unwrap());
             descriptors(&image.layers, json.get("layers"));
             assert_eq!(image.subject.is_some(), json.get("subject").is_some());
@@ -152,7 +153,7 @@ pub(crate) fn manifest(input: &[u8]) {
             }
         }
         Manifest::Index(index) => {
-            assert!(!json.keys().any(|key| key == "config" || key == "layers"));
+            assert_eq!((json.get("config"), json.get("layers")), (None, None));
             descriptors(&index.manifests, json.get("manifests"));
         }
     }
