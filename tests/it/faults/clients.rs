@@ -182,7 +182,7 @@ async fn who_says_all_and_hears_nothing_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes twelve thousand descriptors; see make faults"]
+#[ignore = "takes twelve thousand descriptors: make faults"]
 async fn ten_thousand_idle_connections() {
     const CONNECTIONS: usize = 10_000;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
