@@ -288,7 +288,8 @@ fn main() {
     let Some(options) = options() else { return };
     println!("{}\n", versions());
     println!(
-        "| call | in flight | contender | p50 us | p99 us | calls/s | p50 over direct, us | calls/s, of direct |"
+        "| call | in flight | contender | p50 us | p99 us | calls/s | p50 over direct, us \
+         | calls/s, of direct | of a CPU, us a call |"
     );
     println!("| --- | --: | --- | --: | --: | --: | --: | --: | --: |");
     let thread = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
