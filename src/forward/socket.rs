@@ -82,7 +82,10 @@ async fn pump(shared: Arc<Shared>) {
             return; // who has gone does not wait for a reader who may never come
         }
         if full {
-            shared.writable().await;
+            tokio::select! {
+                () = shared.writable() => {}
+                () = shared.given_up() => return,
+            }
         }
     }
 }
@@ -106,6 +109,19 @@ impl Shared {
             Poll::Pending
         })
         .await
+    }
+
+    /// Returns when nobody will write any more.
+    async fn given_up(&self) {
+        std::future::poll_fn(|cx| {
+            let mut out = self.out();
+            if out.closed {
+                return Poll::Ready(());
+            }
+            out.pump = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Returns when the socket may have room. It is registered for that only now, by another
