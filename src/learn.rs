@@ -168,6 +168,20 @@ pub async fn keep(store: &Store, known: Vec<Known>) {
     }
 }
 
+/// Keeps this before the runtime has it, as far as that is safe. Returns whether it is kept.
+pub async fn keep_ahead(store: &Store, known: Known) -> bool {
+    let (store, digest) = (store.clone(), known.digest());
+    let kept = tokio::task::spawn_blocking(move || store.keep_ahead(&known)).await;
+    match kept {
+        Ok(Ok(kept)) => kept,
+        Ok(Err(error)) => {
+            unkept(digest, &error);
+            true // in memory; another try would fail as well
+        }
+        Err(_panic) => false,
+    }
+}
+
 fn unkept(digest: Digest, error: &dyn std::fmt::Display) {
     tracing::error!(%digest, %error, "evidence is not kept: what it proves may not start later");
 }

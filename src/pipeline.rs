@@ -161,15 +161,16 @@ impl Pipeline {
         answer
     }
 
-    /// Keeps what a registry said of an image whose manifest alone tells its ID. Where the runtime
-    /// then does not pull it, it is known in vain, and forgotten like any other.
-    fn begin_to_keep(&self, gathered: &Arc<Gathered>) -> Option<(ImageId, JoinHandle<()>)> {
+    /// Keeps what a registry said of an image whose manifest alone tells its ID, and of which nothing
+    /// else is known. Where the runtime then does not pull it, it is known in vain, and forgotten
+    /// like any other.
+    fn begin_to_keep(&self, gathered: &Arc<Gathered>) -> Option<(ImageId, JoinHandle<bool>)> {
         let known = match gathered.known_as.is_empty() {
             true => Known::new(gathered.entry(gathered.manifest.clone()), None).ok()?,
             false => return None,
         };
         let (id, store) = (known.id(), self.0.local.store().clone());
-        let keeping = self.0.threads.spawn(async move { learn::keep(&store, vec![known]).await });
+        let keeping = self.0.threads.spawn(async move { learn::keep_ahead(&store, known).await });
         Some((id, keeping))
     }
 
@@ -178,7 +179,7 @@ impl Pipeline {
         &self,
         gathered: Option<Arc<Gathered>>,
         id: ImageId,
-        begun: Option<(ImageId, JoinHandle<()>)>,
+        begun: Option<(ImageId, JoinHandle<bool>)>,
     ) {
         let Some(gathered) = gathered else { return };
         let (runtime, local) = (self.0.runtime.clone(), self.0.local.clone());
@@ -188,8 +189,8 @@ impl Pipeline {
         }
         if let Some((expected, keeping)) = begun
             && expected == id
+            && keeping.await.is_ok_and(|kept| kept)
         {
-            let _ = keeping.await;
             local.looked_at([id]);
             return;
         }

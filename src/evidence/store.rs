@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -145,6 +145,27 @@ impl Store {
         self.put(known.id(), known.digest(), |old| merge::fresh(known, old)).map(drop)
     }
 
+    /// As [`Store::keep`], before the runtime has pulled it. Anybody can make manifests that name
+    /// the configuration of another image, so it is kept only where nothing else is known of that
+    /// image: what may never be there must push out none that proves something. Returns whether it
+    /// is kept.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Store::keep`].
+    pub fn keep_ahead(&self, known: &Known) -> io::Result<bool> {
+        let (id, digest) = (known.id(), known.digest());
+        let writing = lock(&self.0.writing);
+        let others = match self.0.files.digests(id) {
+            Ok(kept) => kept.iter().any(|one| *one != digest),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        if others {
+            return Ok(false);
+        }
+        self.put_alone(&writing, id, digest, |old| merge::fresh(known, old)).map(|_| true)
+    }
+
     /// Keeps what a pack says of an image: the claims that are known come first. Returns whether
     /// any of it was new. That a pack is whole is not believed.
     ///
@@ -168,7 +189,16 @@ impl Store {
         digest: Digest,
         join: impl Fn(Option<&Known>) -> Known,
     ) -> io::Result<bool> {
-        let _writing = lock(&self.0.writing);
+        self.put_alone(&lock(&self.0.writing), id, digest, join)
+    }
+
+    fn put_alone(
+        &self,
+        _writing: &MutexGuard<'_, ()>,
+        id: ImageId,
+        digest: Digest,
+        join: impl Fn(Option<&Known>) -> Known,
+    ) -> io::Result<bool> {
         let files = &self.0.files;
         let on_disk = files.read(id, digest);
         // What is there was joined with what was on disk.
@@ -252,6 +282,6 @@ impl Index {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

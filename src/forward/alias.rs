@@ -5,7 +5,7 @@
 //! tag is recorded through containerd's own Images service, in the form of its CRI plug-in, which
 //! learns of it by an event; the answer to the pull waits until `ImageStatus` shows it.
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::try_join;
 use tokio::time::{Instant, sleep};
@@ -60,15 +60,13 @@ pub(super) async fn record(
         labels: [(MANAGED.0.to_owned(), MANAGED.1.to_owned())].into(),
         target: Some(target),
     };
-    let mut is_free = found.is_none() && (shows.is_none() || is_shown);
     if found.is_some() {
         delete(upstream, &name).await?;
     }
     let deadline = Instant::now() + VISIBLE;
     loop {
-        if !mem::take(&mut is_free) {
-            forgotten(upstream, &name, image_id, deadline).await?;
-        }
+        // What CRI showed above, it may have shown before somebody took the name.
+        forgotten(upstream, &name, image_id, deadline).await?;
         let question = containerd::CreateImageRequest { image: Some(record.clone()) };
         match unary::<containerd::ImageResponse>(upstream, CREATE, &question).await {
             Ok(_) => break,

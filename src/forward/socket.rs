@@ -82,7 +82,10 @@ async fn pump(shared: Arc<Shared>) {
             return; // who has gone does not wait for a reader who may never come
         }
         if full {
-            shared.writable().await;
+            tokio::select! {
+                () = shared.writable() => {}
+                () = shared.given_up() => return,
+            }
         }
     }
 }
@@ -106,6 +109,19 @@ impl Shared {
             Poll::Pending
         })
         .await
+    }
+
+    /// Returns when nobody will write any more.
+    async fn given_up(&self) {
+        std::future::poll_fn(|cx| {
+            let mut out = self.out();
+            if out.closed {
+                return Poll::Ready(());
+            }
+            out.pump = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Returns when the socket may have room. It is registered for that only now, by another
@@ -236,5 +252,30 @@ impl Drop for Socket {
         if let Some(pump) = out.pump.take() {
             pump.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, time::timeout};
+
+    use super::*;
+
+    /// Such a connection is counted nowhere any more, and holds two descriptors.
+    #[tokio::test]
+    async fn who_has_gone_leaves_nothing_that_waits_for_a_reader() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut socket = Socket::new(ours).unwrap();
+        let shared = Arc::downgrade(&socket.0);
+        let filling = async { while socket.write_all(&[0; KEPT]).await.is_ok() {} };
+        timeout(Duration::from_millis(300), filling).await.expect_err("nobody reads");
+        drop(socket);
+        let gone = async {
+            while shared.strong_count() > 0 {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(Duration::from_secs(5), gone).await.expect("it waits though it has gone");
+        drop(theirs);
     }
 }

@@ -150,6 +150,7 @@ impl Session {
             client: self.client()?,
             base,
             header: &self.host.header,
+            registry: caller.registry,
             repository: caller.repository,
             credentials: caller.credentials.for_host(&self.host.authority),
             deadline: caller.deadline,

@@ -43,6 +43,8 @@ pub(super) struct Applicant<'a> {
     pub(super) base: &'a Url,
     /// The headers that `hosts.toml` has for that host.
     pub(super) header: &'a HeaderMap,
+    /// The image's registry: a mirror can have several, told apart by `?ns=`.
+    pub(super) registry: &'a str,
     /// The repository's name within the registry.
     pub(super) repository: &'a str,
     /// What that host may get.
@@ -175,7 +177,8 @@ fn key(base: &Url, realm: &Url, service: &str, scope: &str, credentials: &Creden
 
 /// Where a token was used, by whom.
 fn place(applicant: Applicant<'_>) -> [u8; 32] {
-    hash(&[applicant.base.as_str(), applicant.repository], applicant.credentials)
+    let Applicant { base, registry, repository, credentials, .. } = applicant;
+    hash(&[base.as_str(), registry, repository], credentials)
 }
 
 /// Over all parts and their number, so that no two lists have one hash.
@@ -405,6 +408,27 @@ mod tests {
         for (n, one) in keys.iter().enumerate() {
             assert!(!keys[n + 1..].contains(one), "{n}");
         }
+    }
+
+    /// A mirror is asked for the images of each registry by `?ns=`, and may have a scope for each.
+    #[test]
+    fn a_token_for_one_registry_behind_a_mirror_is_not_ready_for_another_one() {
+        let (client, header) = (reqwest::Client::new(), HeaderMap::new());
+        let base = Url::parse("https://mirror.example/v2").unwrap();
+        let applicant = |registry| Applicant {
+            client: &client,
+            base: &base,
+            header: &header,
+            registry,
+            repository: "library/nginx",
+            credentials: &Credentials::Anonymous,
+            deadline: Instant::now(),
+        };
+        let tokens = Tokens::default();
+        let later = Instant::now() + DEFAULT_LIFE;
+        tokens.keep(place(applicant("docker.io")), token(later));
+        assert!(tokens.ready(applicant("docker.io")).is_some());
+        assert_eq!(tokens.ready(applicant("quay.io")), None);
     }
 
     #[test]

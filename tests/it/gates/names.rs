@@ -247,3 +247,29 @@ async fn a_tag_is_forgotten_before_it_names_other_bytes() {
     assert_eq!(about[..expected.len()], expected, "{new}");
     assert_eq!(super::shown(&client, &name).await, id);
 }
+
+/// Two questions side by side are no look at one moment: what CRI said before the record was asked
+/// for says nothing of what became of the name in between.
+#[tokio::test]
+async fn a_tag_that_somebody_took_and_left_meanwhile_is_forgotten_too() {
+    let node = Node::new();
+    let gate = node.setup().start();
+    let client = gate.client().await;
+    let old = pull_by(&client, &node.name("app:v1")).await;
+    let new = node.registry.push_image("app", "v2");
+    node.key.sign_simple(&node.registry, "app", new);
+    let name = node.name("app:v2");
+    let stale = Image { id: old, repo_tags: vec![name.clone()], ..Default::default() };
+    let stale = ImageStatusResponse { image: Some(stale) }.encode_to_vec();
+    let looks = AtomicUsize::new(0);
+    node.instead(IMAGE_STATUS, move |_| match looks.fetch_add(1, Ordering::Relaxed) {
+        0 => Some(ok(b"")),
+        1 | 2 => Some(ok(&stale)),
+        _ => None,
+    });
+    node.runtime.take();
+    pull_by(&client, &name).await;
+    let paths = node.runtime.paths();
+    let before = paths.iter().take_while(|path| !path.ends_with("/Create"));
+    assert_eq!(before.filter(|path| *path == IMAGE_STATUS).count(), 4, "{paths:?}");
+}

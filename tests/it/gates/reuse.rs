@@ -10,11 +10,11 @@ use portcullis::{
 
 use crate::support::{
     cri::{CREATE_CONTAINER, PULL_IMAGE, pull},
-    registry::{Fault, Match},
+    registry::{Fault, IMAGE_MANIFEST, Match},
     sign::{self, Signer},
 };
 
-use super::{Node, creation, invalid, pull_by, send, shown, swap, unasked};
+use super::{Node, creation, failing, invalid, pull_by, send, shown, swap, unasked};
 
 /// What the registry is asked for signatures.
 fn of_signatures(asked: &[String]) -> Vec<&String> {
@@ -231,5 +231,35 @@ async fn proof_that_came_for_another_platform_is_kept_for_this_one_too() {
     let before = node.registry.asked().len();
     assert_eq!(pull_by(&client, &name).await, id);
     assert!(of_signatures(&node.registry.asked()[before..]).is_empty());
+    assert_eq!(send(&client, &creation(&id, &name).message()).await.status().0, 0);
+}
+
+/// Whoever may pull anything at all can make manifests that name another one's configuration. Of an
+/// image, 16 are kept: what the runtime did not even pull must push out none that proves something.
+#[tokio::test]
+async fn pulls_that_fail_push_out_no_proof_of_another_image() {
+    let node = Node::new();
+    let evil = format!(
+        "apiVersion: portcullis.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {{name: evil}}\nspec:\n  \
+         match: {{images: [\"{}\"]}}\n  authorities: [{{name: all, unsigned: {{reason: \"a test\"}}}}]\n",
+        node.name("evil")
+    );
+    let gate = node.setup().policy("evil.yaml", &evil).start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let id = pull_by(&client, &name).await;
+    node.instead(PULL_IMAGE, |_| Some(failing("5")));
+    for n in 0..16 {
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": IMAGE_MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": id, "size": 2},
+            "layers": [], "annotations": {"n": n.to_string()},
+        });
+        node.registry.push_json("evil", Some("v1"), &manifest);
+        let told = client.unary(PULL_IMAGE, &pull(&node.name("evil:v1"), "shop")).await.status();
+        assert_eq!(told.0, 5, "{told:?}");
+    }
+    // They were begun to be kept beside pulls that had ended by then.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(send(&client, &creation(&id, &name).message()).await.status().0, 0);
 }
