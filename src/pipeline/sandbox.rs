@@ -46,10 +46,25 @@ pub struct SandboxImage {
 /// An attempt to pull it, and when that ended.
 type Attempt = watch::Receiver<Option<time::Instant>>;
 
-/// Whether no other attempt is to be made now. One that a fault ended is over without a time.
-fn is_recent(attempt: &Attempt) -> bool {
-    let ended = *attempt.borrow();
-    ended.map_or_else(|| attempt.has_changed().is_ok(), |at| at.elapsed() < PAUSE)
+/// Notes the end of an attempt, one by a fault as well: the next is not to follow at once.
+struct UnderWay(watch::Sender<Option<time::Instant>>);
+
+impl UnderWay {
+    fn begin() -> (Self, Attempt) {
+        let (ended, attempt) = watch::channel(None);
+        (Self(ended), attempt)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_replace(Some(time::Instant::now()));
+    }
+}
+
+/// Whether no other attempt is to be made now.
+fn is_recent(attempt: &Attempt, now: time::Instant) -> bool {
+    attempt.borrow().is_none_or(|ended| now.saturating_duration_since(ended) < PAUSE)
 }
 
 /// Why the sandbox image is not known.
@@ -277,13 +292,16 @@ impl Pipeline {
     fn provide(&self, name: &ImageRef) -> Attempt {
         // Nothing that runs under the lock can panic.
         let mut last = self.0.sandbox.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(attempt) = last.as_ref().filter(|attempt| is_recent(attempt)) {
+        if let Some(attempt) =
+            last.as_ref().filter(|attempt| is_recent(attempt, time::Instant::now()))
+        {
             return attempt.clone();
         }
-        let (ended, attempt) = watch::channel(None);
+        let (under_way, attempt) = UnderWay::begin();
         *last = Some(attempt.clone());
         let (pipeline, name) = (self.clone(), name.clone());
         self.0.threads.spawn(async move {
+            let _under_way = under_way;
             let (head, body) = forward::own_pull(&name.to_string());
             let own = pipeline.0.runtime.upstream();
             // Its answer is in the audit log; what counts is what is there then.
@@ -291,7 +309,6 @@ impl Pipeline {
             if time::timeout(PULL, pulling).await.is_err() {
                 tracing::error!(%name, "the pull of the sandbox image does not end");
             }
-            ended.send_replace(Some(time::Instant::now()));
         });
         attempt
     }
@@ -309,5 +326,24 @@ impl Pipeline {
         let caller = Caller::default();
         let question = Question { id: found.id, names: vec![name.clone()], caller };
         Ok(self.judge_here(&policies, question).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_that_a_fault_ended_is_followed_by_a_pause_too() {
+        let (under_way, mut attempt) = UnderWay::begin();
+        let begun = time::Instant::now();
+        assert!(is_recent(&attempt, begun + 2 * PAUSE), "it has not ended");
+        let faulty = tokio::spawn(async move {
+            let _under_way = under_way;
+            panic!("seen in the test's output");
+        });
+        assert!(attempt.wait_for(Option::is_some).await.is_ok() && faulty.await.is_err());
+        let ended = time::Instant::now();
+        assert!(is_recent(&attempt, begun) && !is_recent(&attempt, ended + PAUSE));
     }
 }

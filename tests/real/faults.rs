@@ -8,7 +8,7 @@ use std::{
     io::Write,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +26,7 @@ use crate::{
         cri::{
             CREATE_CONTAINER, LIST_CONTAINERS, ListContainersResponse, PULL_IMAGE, VERSION, pull,
         },
-        gate::{Gate, Setup, records},
+        gate::{Gate, Setup, records, whole},
         grpc::{Client, framed},
     },
 };
@@ -112,16 +112,6 @@ fn held(answers: &Answers, signed: &Shown, gate: &Gate) {
         assert_eq!(gate.records(event).len(), answered, "records of {event}: {answers:#?}");
     }
     whole(&gate.audit_file(), &gate.path().join("state"));
-}
-
-#[track_caller]
-fn whole(audit_file: &Path, state: &Path) {
-    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["audit", "verify", "--state"])
-        .args([state, audit_file])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// The images that a containerd has containers of.

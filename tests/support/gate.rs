@@ -337,3 +337,14 @@ impl Drop for Gate {
         }
     }
 }
+
+/// The audit log's chain is whole, and ends where the head says.
+#[track_caller]
+pub(crate) fn whole(audit_file: &Path, state: &Path) {
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["audit", "verify", "--state"])
+        .args([state, audit_file])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

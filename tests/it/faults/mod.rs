@@ -13,14 +13,14 @@ mod sandbox;
 mod state;
 mod stop;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::time::Duration;
 
 use portcullis::image::Digest;
 use prost::Message;
 
 use crate::support::{
     cri::{PULL_IMAGE, PullImageRequest, VERSION, pull},
-    gate::{Gate, Setup},
+    gate::{Gate, Setup, whole},
     grpc::{Client, PATIENCE, framed},
     registry::TestRegistry,
     runtime::{FakeRuntime, pulling},
@@ -91,17 +91,6 @@ impl Node {
 
 async fn pulled(client: &Client, image: &str) -> (i32, String) {
     client.unary(PULL_IMAGE, &pull(image, "shop")).await.status()
-}
-
-/// The chain is whole, and ends where the head says.
-#[track_caller]
-fn whole(audit_file: &Path, state: &Path) {
-    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["audit", "verify", "--state"])
-        .args([state, audit_file])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// Waits for something that only files and other processes tell.
