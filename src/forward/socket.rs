@@ -4,12 +4,16 @@
 //! what is written is gathered until every task that is ready has had its turn, so that an
 //! answer's headers, data and trailers leave in one write; and nobody waits for a socket to become
 //! writable that is, so that a peer which reads does not wake this thread.
+//!
+//! What a long answer costs is copies, and the wait for its end. So it is read in large pieces,
+//! and after each of them others have their turn: what has come leaves while more comes.
 
 use std::{
     io::{self, Read, Write},
     net::Shutdown,
+    ops::Range,
     os::unix::net,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -26,12 +30,30 @@ use tokio::{
 const MAX_GATHERED: usize = 64 << 10;
 /// Room that a socket keeps for its next write.
 const KEPT: usize = 16 << 10;
+/// Most bytes read at once of a peer that has much to say, before others have their turn.
+const MAX_AHEAD: usize = 64 << 10;
 /// How long to wait where the system has no descriptor left to wait by.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// One end of a Unix stream. Its writes end in a task of its own, which ends with it.
 #[derive(Debug)]
-pub(crate) struct Socket(Arc<Shared>);
+pub(crate) struct Socket {
+    shared: Arc<Shared>,
+    ahead: Ahead,
+}
+
+/// What was read of a peer that says more than its reader has room for. Most never do, and then
+/// this holds nothing.
+#[derive(Debug, Default)]
+struct Ahead {
+    buffer: Vec<u8>,
+    /// What of it is still to be handed out.
+    left: Range<usize>,
+    /// The last read filled its room: there is more.
+    more: bool,
+    /// Others have not had their turn since.
+    pause: bool,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -43,6 +65,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Out {
     gathered: Vec<u8>,
+    /// How many bytes of that are written.
+    written: usize,
     /// Why nothing can be written any more.
     failed: Option<io::ErrorKind>,
     /// Nobody will write any more.
@@ -59,7 +83,7 @@ impl Socket {
         let stream = registered(stream.into_std()?, Interest::READABLE)?;
         let shared = Arc::new(Shared { stream, out: Mutex::default() });
         tokio::spawn(pump(shared.clone()));
-        Ok(Self(shared))
+        Ok(Self { shared, ahead: Ahead::default() })
     }
 }
 
@@ -141,17 +165,22 @@ impl Out {
     /// would write more.
     fn write(&mut self, stream: &AsyncFd<net::UnixStream>) -> (bool, bool) {
         let mut full = false;
-        while !self.gathered.is_empty() && self.failed.is_none() && !full {
-            match stream.get_ref().write(&self.gathered) {
+        while self.written < self.gathered.len() && self.failed.is_none() && !full {
+            match stream.get_ref().write(&self.gathered[self.written..]) {
                 Ok(0) => self.failed = Some(io::ErrorKind::WriteZero),
-                Ok(written) => drop(self.gathered.drain(..written)),
+                Ok(written) => self.written += written,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => full = true,
                 Err(error) => self.failed = Some(error.kind()),
             }
         }
-        if self.gathered.is_empty() && self.gathered.capacity() > KEPT {
-            self.gathered = Vec::new();
+        if self.written == self.gathered.len() {
+            self.written = 0;
+            self.gathered.clear();
+            // Whoever waits for room is about to fill it again.
+            if self.writer.is_none() {
+                self.gathered.shrink_to(KEPT);
+            }
         }
         if let Some(writer) = self.writer.take_if(|_| !full || self.failed.is_some()) {
             writer.wake();
@@ -164,25 +193,64 @@ impl Out {
     }
 }
 
+impl Ahead {
+    fn room(&mut self) -> &mut [u8] {
+        self.buffer.resize(MAX_AHEAD, 0);
+        &mut self.buffer
+    }
+
+    fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) {
+        let length = self.left.len().min(buffer.remaining());
+        buffer.put_slice(&self.buffer[self.left.start..][..length]);
+        self.left.start += length;
+        if !self.left.is_empty() {
+            return;
+        }
+        self.pause = self.more;
+        if !self.more {
+            self.buffer = Vec::new();
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Self { shared, ahead } = &mut *self;
+        if !ahead.left.is_empty() {
+            ahead.hand_out(buffer);
+            return Poll::Ready(Ok(()));
+        }
+        if std::mem::take(&mut ahead.pause) {
+            let turn = pin!(yield_now());
+            return turn.poll(cx).map(Ok);
+        }
         loop {
-            let mut ready = std::task::ready!(self.0.stream.poll_read_ready(cx))?;
-            let room = buffer.initialize_unfilled();
+            let mut ready = std::task::ready!(shared.stream.poll_read_ready(cx))?;
+            let much = ahead.more;
+            let room = if much { ahead.room() } else { buffer.initialize_unfilled() };
             match ready.get_inner().read(room) {
                 Ok(read) => {
+                    ahead.more = read > 0 && read == room.len();
                     // A stream that fills less than the room has no more: to ask it is in vain.
-                    if read > 0 && read < room.len() {
+                    if read > 0 && !ahead.more {
                         ready.clear_ready();
                     }
-                    buffer.advance(read);
+                    if much {
+                        ahead.left = 0..read;
+                        ahead.hand_out(buffer);
+                    } else {
+                        buffer.advance(read);
+                    }
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    *ahead = Ahead::default();
+                    ready.clear_ready();
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -204,7 +272,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut out = self.0.out();
+        let mut out = self.shared.out();
         out.check()?;
         if out.gathered.len() >= MAX_GATHERED {
             out.writer = Some(cx.waker().clone());
@@ -230,24 +298,24 @@ impl AsyncWrite for Socket {
     /// What was written leaves when all who are ready have had their turn; there is nothing to
     /// wait for.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.out().check())
+        Poll::Ready(self.shared.out().check())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut out = self.0.out();
+        let mut out = self.shared.out();
         out.check()?;
         if !out.gathered.is_empty() {
             out.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        Poll::Ready(self.0.stream.get_ref().shutdown(Shutdown::Write))
+        Poll::Ready(self.shared.stream.get_ref().shutdown(Shutdown::Write))
     }
 }
 
 impl Drop for Socket {
     /// What was written still leaves, if its reader takes it; the pump ends with that.
     fn drop(&mut self) {
-        let mut out = self.0.out();
+        let mut out = self.shared.out();
         out.closed = true;
         if let Some(pump) = out.pump.take() {
             pump.wake();
@@ -266,7 +334,7 @@ mod tests {
     async fn who_has_gone_leaves_nothing_that_waits_for_a_reader() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut socket = Socket::new(ours).unwrap();
-        let shared = Arc::downgrade(&socket.0);
+        let shared = Arc::downgrade(&socket.shared);
         let filling = async { while socket.write_all(&[0; KEPT]).await.is_ok() {} };
         timeout(Duration::from_millis(300), filling).await.expect_err("nobody reads");
         drop(socket);
