@@ -103,6 +103,15 @@ impl Host {
         split_port(&self.authority).1.is_some()
     }
 
+    /// Whether this is the same place as another host, to which this entry has nothing to show
+    /// that the other one has not.
+    pub(super) fn repeats(&self, other: &Host) -> bool {
+        self.base == other.base
+            && self.authority == other.authority
+            && (self.header.is_empty() || self.header == other.header)
+            && (self.tls.client.is_empty() || self.tls.client == other.tls.client)
+    }
+
     /// Whether the host has to be told whose images are asked for, by `?ns=`.
     pub(super) fn is_proxy_for(&self, registry: &str) -> bool {
         self.authority != registry

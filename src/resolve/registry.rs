@@ -1,6 +1,6 @@
 //! A thin client of the OCI distribution specification, bounded in everything.
 
-use std::{fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -140,14 +140,15 @@ impl Repo {
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let mut failures = Failures::of(format!("referrers of {digest}"));
         let caller = self.caller();
-        let sessions = self.sessions(|may| may.referrers, &mut failures).await;
-        for (n, session) in sessions.iter().enumerate() {
-            let last = n + 1 == sessions.len();
+        let mut sessions = self.sessions(|may| may.referrers, &mut failures).await;
+        while let Some(session) = sessions.pop_front() {
+            let last = sessions.is_empty();
             let fault = match referrers::list(session, caller, digest, most, last).await {
                 Ok(found) if !found.is_empty() => return Ok(found),
                 Ok(_) => Fault::new(Kind::NotFound, "lists none"),
                 Err(fault) => fault,
             };
+            pass_over(&mut sessions, session, &fault);
             failures.add(&session.host().authority, fault);
         }
         if failures.all_not_found() { Ok(Vec::new()) } else { Err(failures.conclude()) }
@@ -174,12 +175,15 @@ impl Repo {
     ) -> Result<T, RegistryError> {
         let mut failures = Failures::of(asked);
         let caller = self.caller();
-        let sessions = self.sessions(may, &mut failures).await;
-        for (n, session) in sessions.iter().enumerate() {
-            let last = n + 1 == sessions.len();
+        let mut sessions = self.sessions(may, &mut failures).await;
+        while let Some(session) = sessions.pop_front() {
+            let last = sessions.is_empty();
             match session.ask(wanted, caller, last).await.and_then(&check) {
                 Ok(checked) => return Ok(checked),
-                Err(fault) => failures.add(&session.host().authority, fault),
+                Err(fault) => {
+                    pass_over(&mut sessions, session, &fault);
+                    failures.add(&session.host().authority, fault);
+                }
             }
         }
         Err(failures.conclude())
@@ -202,15 +206,23 @@ impl Repo {
         &self,
         may: fn(Capabilities) -> bool,
         failures: &mut Failures,
-    ) -> Vec<&Session> {
+    ) -> VecDeque<&Session> {
         match self.0.sessions.get_or_init(|| load(&self.0)).await {
             Ok(all) => all.iter().filter(|s| may(s.host().capabilities)).collect(),
             Err(why) => {
                 let why = format!("cannot be asked: {why}");
                 failures.add(self.0.repository.registry(), Fault::new(Kind::Unreachable, why));
-                Vec::new()
+                VecDeque::new()
             }
         }
+    }
+}
+
+/// Who has said that it has none is not asked once more by another entry of `hosts.toml` that has
+/// nothing more to show: as where the registry is `server`, and in a table with its CA.
+fn pass_over(sessions: &mut VecDeque<&Session>, asked: &Session, fault: &Fault) {
+    if fault.kind == Kind::NotFound {
+        sessions.retain(|session| !session.host().repeats(asked.host()));
     }
 }
 

@@ -241,3 +241,33 @@ async fn a_directory_that_cannot_be_read_is_an_error() {
         &registry,
     );
 }
+
+/// As guides write it for a registry with a CA of its own: once as the server, and once as a host,
+/// where alone the CA is named.
+#[tokio::test]
+async fn a_place_that_is_named_twice_says_only_once_that_it_has_none() {
+    let ca = TestCa::new();
+    let registry = TestRegistry::builder().tls(&ca).start();
+    let digest = registry.push_image("app", "v1");
+    let url = registry.url();
+    let node = Node::new(&format!("server = {url:?}\n[host.{url:?}]\nca = \"ca.pem\""));
+    node.write("ca.pem", ca.pem());
+    let repo = node.repo(&Credentials::Anonymous);
+    assert!(repo.referrers(&digest, 1).await.unwrap().is_empty());
+    let gone = "tag gone: {} has none (404 Not Found)";
+    refuses(repo.tagged(&tag("gone"), LIMIT).await, Code::ImageNotFound, gone, &registry);
+    let asked = registry.requests().len();
+    assert_eq!(asked, 2, "the list of referrers, the tag");
+}
+
+/// The second time it may show more than the first: that is another question.
+#[tokio::test]
+async fn a_place_that_is_named_again_with_a_header_of_its_own_is_asked_again() {
+    let registry = TestRegistry::start();
+    let url = registry.url();
+    let node = Node::new(&format!("server = {url:?}\n[header]\nx-key = \"k\"\n[host.{url:?}]"));
+    node.anonymous_tag().await.unwrap_err();
+    let asked = registry.requests();
+    let keys: Vec<_> = asked.iter().map(|asked| asked.headers.get("x-key").is_some()).collect();
+    assert_eq!(keys, [false, true]);
+}
