@@ -3,7 +3,7 @@
 //! Two runtimes: the relay has a thread of its own, so that a judgement never holds up a call
 //! that only passes; judgements, registries and the watch over policies share the other threads.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, panic::resume_unwind, path::Path, sync::Arc, thread, time::Duration};
 
 use nix::unistd::gethostname;
 use tokio::{
@@ -79,12 +79,15 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         board.audit_unavailable(refusal);
     }
     let policies = policy::Current::default();
-    let watcher = {
+    // A thousand policies and ten thousand images take the longest of a start: side by side.
+    let (watcher, opened) = thread::scope(|scope| {
+        let opening = scope.spawn(|| Store::open(&state_directory));
         let _runtime = judges.enter();
         let told = (board.clone(), metrics.clone());
-        keep_policies(policy_directory, policies.clone(), log.clone(), told)
-    };
-    let (store, findings) = Store::open(&state_directory);
+        let watcher = keep_policies(policy_directory, policies.clone(), log.clone(), told);
+        (watcher, opening.join())
+    });
+    let (store, findings) = opened.unwrap_or_else(|panic| resume_unwind(panic));
     for finding in &findings {
         tracing::error!("{finding}");
         // The log says itself when it cannot be written.
