@@ -23,7 +23,7 @@ use crate::{
 
 use super::{
     capacity, deadline,
-    drain::{Answering, Calls},
+    drain::{Calls, ordered},
     route::{Judged, Methods, Own, Route},
 };
 
@@ -37,8 +37,8 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long calls in flight may go on after the order to stop.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long a connection without such calls stays then: for its client to hear that it ends, and
-/// to read what was sent.
+/// How long a connection that had no call for as long stays then: for its client to hear that it
+/// ends. One that listens ends it before, and for who was just answered there is time to read.
 const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Serves CRI on the listener until `stop` turns true; then lets calls in flight end.
@@ -103,11 +103,6 @@ pub async fn serve(
     }
 }
 
-/// Returns when the order to stop is given, or nobody is left to give it.
-async fn ordered(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
 /// One client connection.
 struct Client {
     pipeline: Pipeline,
@@ -129,14 +124,11 @@ impl Client {
             Err(error) => return tracing::error!(%error, "cannot take a connection"),
         };
         let client = Arc::new(self);
-        let calls = Calls::none();
+        let calls = Calls::until(stop.clone());
         let begun = calls.clone();
         let service = service_fn(move |request| {
             let (client, call) = (client.clone(), begun.begin(path_of(&request)));
-            async move {
-                let answer = client.answer(request).await;
-                Ok::<_, Infallible>(answer.map(|body| Answering::new(body, call)))
-            }
+            async move { Ok::<_, Infallible>(call.answered(client.answer(request)).await) }
         });
         let mut connection = pin!(
             http2::Builder::new(TokioExecutor::new())
@@ -157,7 +149,7 @@ impl Client {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection.as_mut() => ended,
-                    () = calls.over(FAREWELL) => Ok(()),
+                    () = calls.over(FAREWELL, DRAIN) => Ok(()),
                 }
             }
         };

@@ -71,11 +71,11 @@ pub struct Log {
 /// Hears of every record, once it is on disk and before its decision goes anywhere. It is called
 /// on the thread that writes, which everybody waits for.
 pub trait Observer: Send + Sync + std::fmt::Debug {
-    /// The record is on disk, as line `seq`.
+    /// The record is on disk, as line `seq`. Where this panics, what waited for it is refused.
     fn recorded(&self, record: &Record, seq: u64);
 
     /// The record is not on disk, and what waited for it was refused. A disk that hangs may still
-    /// take it later; that is told then.
+    /// take it later; that is told then. Where this panics, nothing else comes of it.
     fn unrecorded(&self, record: &Record, refusal: &Refusal);
 }
 

@@ -142,11 +142,10 @@ impl Writer {
                 }
             }
             // A fault costs its own batch: what it left behind the last line is cut off by the next.
-            let written = catch_unwind(AssertUnwindSafe(|| self.commit(&records)));
-            let failed = match written {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(unavailable(&error)),
-                Err(_panic) => Some(unavailable(&FAULT)),
+            let failed = match guarded(|| self.commit(&records)) {
+                Some(Ok(())) => None,
+                Some(Err(error)) => Some(unavailable(&error)),
+                None => Some(unavailable(&FAULT)),
             };
             if let Some(refusal) = &failed {
                 for record in &records {
@@ -159,10 +158,10 @@ impl Writer {
                 let _ = answer.send(outcome.clone());
             }
             if outcome.is_ok() {
-                self.keep_head();
+                guarded(|| self.keep_head());
             }
         }
-        self.sync_head();
+        guarded(|| self.sync_head());
         drop(self);
         if let Some(done) = closing {
             let _ = done.send(());
@@ -326,6 +325,12 @@ const HEAD_GONE: &str = "its head, or the whole state directory with what was ke
                          or replaced while Portcullis ran; it is made anew";
 const FAULT: &str = "a fault in Portcullis ended the write, its own log has the details";
 
+/// What this comes to, or nothing where a fault ended it: the writer outlives its faults, since
+/// without it nothing is judged any more.
+fn guarded<T>(job: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(job)).ok()
+}
+
 fn write_all(disk: &mut dyn Disk, file: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match disk.write(file, bytes) {
@@ -348,6 +353,8 @@ pub(super) fn unavailable(why: &dyn std::fmt::Display) -> Refusal {
 
 /// What the audit log does not take must not be lost.
 pub(super) fn unwritten(record: &Record, refusal: &Refusal, observers: &[Arc<dyn Observer>]) {
-    observers.iter().for_each(|observer| observer.unrecorded(record, refusal));
+    for observer in observers {
+        guarded(|| observer.unrecorded(record, refusal));
+    }
     tracing::error!(record = line::describe(record), "not in the audit log: {refusal}");
 }

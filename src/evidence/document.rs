@@ -7,6 +7,7 @@
 //! `body` is the manifest itself; a claim has a `source`, and `payload` with `signature`, or
 //! `bundle` (all three in base64), or `unreadable` with the reason. No digest stands in it: the
 //! reader computes them all, so a document is about the image that its manifests make it be about.
+//! A file of the store may have `provenBy` beside them, a note of hashes that proves nothing.
 
 use std::{fmt, marker::PhantomData};
 
@@ -22,7 +23,9 @@ use crate::{
     resolve::Fetched,
 };
 
-use super::{Entry, Known, KnownError, MAX_SIGNATURES, UntrustedBody, UntrustedClaim};
+use super::{
+    Entry, Known, KnownError, MAX_SIGNATURES, UntrustedBody, UntrustedClaim, known::MAX_PROVERS,
+};
 
 /// Most bytes of a document. Two manifests of the largest size, each byte escaped, take 16 MiB,
 /// and the claims that the store keeps 11 MiB.
@@ -62,12 +65,14 @@ impl From<JsonError> for DocumentError {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Document {
     version: u32,
     manifest: Part,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     child: Option<Part>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    proven_by: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,7 +151,8 @@ fn bounded<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Vec<T
 pub(super) fn encode(known: &Known) -> Result<Vec<u8>, DocumentError> {
     let manifest = part(known.top())?;
     let child = known.child().map(part).transpose()?;
-    let document = Document { version: VERSION, manifest, child };
+    let proven_by = known.proven_by().iter().map(Digest::to_string).collect();
+    let document = Document { version: VERSION, manifest, child, proven_by };
     let bytes = serde_json::to_vec(&document).map_err(JsonError::from)?;
     match bytes.len() {
         long if long > MAX_DOCUMENT => Err(DocumentError::Long(long)),
@@ -199,7 +205,14 @@ pub(super) fn decode(json: &[u8]) -> Result<Known, DocumentError> {
         return Err(DocumentError::Later(document.version));
     }
     let child = document.child.map(entry).transpose()?;
-    Ok(Known::new(entry(document.manifest)?, child)?)
+    let proven_by: Result<Vec<Digest>, _> =
+        document.proven_by.iter().map(|one| one.parse()).collect();
+    match proven_by {
+        Ok(by) if by.len() <= MAX_PROVERS => {
+            Ok(Known::new(entry(document.manifest)?, child)?.noted(by))
+        }
+        _ => Err(DocumentError::Json(format!("provenBy is no list of {MAX_PROVERS} digests"))),
+    }
 }
 
 fn entry(part: Part) -> Result<Entry, DocumentError> {

@@ -5,6 +5,8 @@
 //! (index, child, configuration) are read from these very bytes. So whoever writes a file of
 //! evidence can leave things out, and can add nothing but what others have signed.
 
+use std::collections::BTreeSet;
+
 use crate::{
     image::{Digest, PinnedImage, Repository},
     named::ImageId,
@@ -33,7 +35,11 @@ pub struct Known {
     top: Entry,
     child: Option<Entry>,
     id: ImageId,
+    proven_by: BTreeSet<Digest>,
 }
+
+/// Most identities that are noted to have proven one image.
+pub(super) const MAX_PROVERS: usize = 16;
 
 impl Known {
     /// Puts together what belongs together: an image manifest alone, or an index and one image
@@ -61,7 +67,7 @@ impl Known {
             _ => return Err(KnownError::Shape),
         };
         let id = ImageId::of_config(image.config.digest);
-        Ok(Self { top, child, id })
+        Ok(Self { top, child, id, proven_by: BTreeSet::new() })
     }
 
     /// The runtime's ID of the image.
@@ -82,6 +88,18 @@ impl Known {
     /// The image manifest that the index lists.
     pub fn child(&self) -> Option<&Entry> {
         self.child.as_ref()
+    }
+
+    /// Who proved it on this node so far, each identity hashed. A note for whoever has to choose
+    /// what to let go of: it is believed by nobody who judges, and does not leave the node.
+    pub(super) fn proven_by(&self) -> &BTreeSet<Digest> {
+        &self.proven_by
+    }
+
+    /// The same, proven by these as far as is noted, 16 at most.
+    pub(super) fn noted(mut self, proven_by: impl IntoIterator<Item = Digest>) -> Self {
+        self.proven_by = proven_by.into_iter().take(MAX_PROVERS).collect();
+        self
     }
 
     /// The image as the later stages see it, under the name of a repository.

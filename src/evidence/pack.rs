@@ -46,7 +46,7 @@ pub struct PackError {
 pub fn write(mut out: impl Write, known: impl Iterator<Item = Known>) -> io::Result<()> {
     let head = Head { portcullis: KIND.to_owned(), version: VERSION };
     let mut line = serde_json::to_vec(&head)?;
-    let mut lines = known.map(|known| document::encode(&known).map_err(io::Error::other));
+    let mut lines = known.map(|known| document::encode(&known.noted([])).map_err(io::Error::other));
     loop {
         line.push(b'\n');
         out.write_all(&line)?;
@@ -187,7 +187,7 @@ mod tests {
         refuses(
             &with(HEAD),
             4,
-            "unknown field `portcullis`, expected one of `version`, `manifest`, `child`",
+            "unknown field `portcullis`, expected one of `version`, `manifest`, `child`, `provenBy`",
         );
         refuses(&pack[..pack.len() - 2], 3, "EOF while parsing an object");
     }

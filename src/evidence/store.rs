@@ -7,6 +7,7 @@
 //! brought by another process meanwhile; there is no lock. Where two processes keep the same
 //! image at the same moment, the last one wins, and the other's claims are to be brought again.
 
+mod crowd;
 mod files;
 mod retain;
 #[cfg(test)]
@@ -22,8 +23,9 @@ use std::{
 
 use crate::{image::Digest, named::ImageId};
 
-use super::{Known, document, merge};
-use files::{Files, quoted};
+use super::{Known, document, known::MAX_PROVERS, merge};
+use crowd::Candidate;
+use files::{Files, Listed, quoted};
 
 /// Most images that are kept.
 pub(super) const MAX_IMAGES: usize = 20_000;
@@ -183,6 +185,28 @@ impl Store {
         self.put(known.id(), known.digest(), |old| merge::imported(known, old))
     }
 
+    /// Notes that these identities proved what is known, so that it is let go of last. A disk that
+    /// does not take the note is no reason for anything.
+    pub fn proven(&self, known: &Known, by: impl IntoIterator<Item = Digest>) {
+        let files = &self.0.files;
+        let (id, digest) = (known.id(), known.digest());
+        let mut all = known.proven_by().clone();
+        all.extend(by);
+        if files.is_read_only() || files.touch(id, digest).is_err() {
+            return;
+        }
+        if all.len() <= MAX_PROVERS && all != *known.proven_by() {
+            let _writing = lock(&self.0.writing);
+            // It may have come to more since it was read.
+            let Some(now) = files.read(id, digest) else { return };
+            let all = all.union(now.proven_by()).copied();
+            let Ok(bytes) = document::encode(&now.clone().noted(all)) else { return };
+            if let Err(error) = files.write(id, digest, &bytes) {
+                tracing::debug!(%error, "who proved an image is not noted");
+            }
+        }
+    }
+
     fn put(
         &self,
         id: ImageId,
@@ -203,13 +227,14 @@ impl Store {
         let on_disk = files.read(id, digest);
         // What is there was joined with what was on disk.
         let old = self.in_memory(id, digest).or_else(|| on_disk.clone());
-        let new = join(old.as_ref());
+        let noted = old.as_ref().map(|old| old.proven_by().clone()).unwrap_or_default();
+        let new = join(old.as_ref()).noted(noted);
         let is_new = old.as_ref() != Some(&new);
         let bytes = document::encode(&new).map_err(io::Error::other)?;
         let done = match on_disk.as_ref() == Some(&new) {
             // Only a hint for `retain`.
             true => files.touch(id, digest).or(Ok(())),
-            false => files.write(id, digest, &bytes).and_then(|()| self.crowd_out(id)),
+            false => files.write(id, digest, &bytes).and_then(|()| self.crowd_out(id, digest)),
         };
         lock(&self.0.index).add(digest, id);
         let mut memory = lock(&self.0.memory);
@@ -223,10 +248,22 @@ impl Store {
         done.map(|()| is_new)
     }
 
-    /// Removes the oldest manifests of an image that has too many.
-    fn crowd_out(&self, id: ImageId) -> io::Result<()> {
-        let all = self.0.files.list(id)?;
-        all.iter().skip(MAX_MANIFESTS).try_for_each(|one| self.0.files.remove(id, one.digest))
+    /// Removes manifests of an image that has too many; the one that was just kept stays.
+    fn crowd_out(&self, id: ImageId, kept: Digest) -> io::Result<()> {
+        let mut all = self.0.files.list(id)?;
+        all.sort_by_key(|one| one.digest != kept);
+        let go = self.too_many(id, &all);
+        go.into_iter().try_for_each(|digest| self.0.files.remove(id, digest))
+    }
+
+    /// The files of an image that are too many, of all, the last used first.
+    fn too_many(&self, id: ImageId, all: &[Listed]) -> Vec<Digest> {
+        if all.len() <= MAX_MANIFESTS {
+            return Vec::new();
+        }
+        let read = |one: &Listed| Some(Candidate::of(&self.0.files.read(id, one.digest)?));
+        // One that cannot be read has been moved away.
+        crowd::outsiders(all.iter().filter_map(read), MAX_MANIFESTS)
     }
 
     fn in_memory(&self, id: ImageId, digest: Digest) -> Option<Known> {

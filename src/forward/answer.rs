@@ -68,6 +68,11 @@ pub(crate) fn deadline_exceeded() -> Answer {
     answer(Status::deadline_exceeded("context deadline exceeded"))
 }
 
+/// The end of a stream that has none of its own, when Portcullis stops: as if the runtime did.
+pub(crate) fn stopping() -> Answer {
+    answer(Status::unavailable("portcullis is stopping"))
+}
+
 /// The answer while the runtime is away: at once, so that its client can tell.
 pub(crate) fn unreachable(unreachable: &Unreachable) -> Answer {
     let message = unreachable.to_string();

@@ -16,8 +16,8 @@ mod stream;
 mod unary;
 mod upstream;
 
-pub(crate) use answer::deadline_exceeded;
 pub use answer::{Answer, json, refuse, unimplemented};
+pub(crate) use answer::{deadline_exceeded, stopping};
 pub use body::{Body, BodyError};
 pub use judged::{create, hold, sandbox};
 pub use own::{NODE_STATUS, Unanswered, node_status};

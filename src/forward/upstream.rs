@@ -75,10 +75,9 @@ impl Upstream {
         let end = http_body::Body::is_end_stream(&body);
         let sent = sender.send_request(Request::from_parts(head, ()), end);
         let (response, stream) = sent.map_err(Unreachable::from)?;
-        if !end {
-            stream::send(body, stream).await;
-        }
-        Ok(response.await.map_err(Unreachable::from)?.map(Received::new))
+        let caller = if end { None } else { stream::send(body, stream).await };
+        let response = response.await.map_err(Unreachable::from)?;
+        Ok(response.map(|stream| Received::new(stream, caller)))
     }
 
     /// A connection that takes a call now. One that broke since its last call is replaced; a

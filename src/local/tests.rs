@@ -356,3 +356,41 @@ fn a_pack_pushes_nothing_out() {
         Local::new(store).judge(&policy_of(0, "Enforce"), &of_one(), Timestamp::UNIX_EPOCH);
     assert!(judgement.decision.is_ok(), "{:?}", judgement.decision);
 }
+
+/// Whoever has a key of his own, and wraps the image that others run, pushes out no proof of theirs:
+/// neither with what he pulls nor with what he starts.
+#[test]
+fn nobody_crowds_out_what_another_key_proves() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let local = Local::new(store.clone());
+    let names = ["a.io/app:v1", "a.io/evil:v1"].map(|name| name.parse::<ImageRef>().unwrap());
+    let keep = |whose: usize, layer: &str| {
+        let manifest = manifest("app", layer);
+        let claims = [signed(&WORLD.keys[whose], manifest.digest)];
+        let known = Known::new(entry(manifest, &claims, true), None).unwrap();
+        store.keep(&known).unwrap();
+        known.id()
+    };
+    let starts = |local: &Local, whose: usize, id| {
+        let names = vec![names[whose].clone()];
+        let question = Question { id, names, caller: Caller::default() };
+        let policies = policy_of(whose, "Enforce");
+        local.judge(&policies, &question, Timestamp::UNIX_EPOCH).decision.is_ok()
+    };
+    let id = keep(0, "app");
+    assert!(starts(&local, 0, id));
+    for layer in 0..40 {
+        keep(1, &layer.to_string());
+        assert!(layer % 2 == 0 || starts(&local, 1, id));
+    }
+    assert_eq!(store.of_id(id).len(), 16);
+    assert!(starts(&local, 0, id));
+    // Nor after a restart, whatever the runtime has.
+    let again = Local::new(Store::open(directory.path()).0);
+    again.store().retain(&BTreeSet::from([id]), Timestamp::now()).unwrap();
+    for layer in 40..80 {
+        keep(1, &layer.to_string());
+    }
+    assert!(starts(&again, 0, id) && starts(&again, 1, id));
+}

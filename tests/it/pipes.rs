@@ -37,7 +37,7 @@ async fn a_daemon_whose_log_nobody_reads_goes_on() {
     };
     tokio::time::timeout(PATIENCE, loaded).await.expect("the new policies come into force");
     assert_eq!(gate.client().await.call(VERSION, &[], framed(b"")).await.status().0, 0);
-    let (status, _files) = gate.stop();
+    let (status, _files) = tokio::task::spawn_blocking(|| gate.stop()).await.unwrap();
     assert!(status.success(), "{status}");
 }
 

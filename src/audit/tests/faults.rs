@@ -3,7 +3,11 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -210,7 +214,7 @@ async fn a_fault_in_the_writer_refuses_its_batch_and_no_other() {
     assert_eq!(lab.findings(), [""; 0]);
 }
 
-/// An observer that panics at one record.
+/// An observer that panics at one record, and at each that was refused.
 #[derive(Debug)]
 struct Touchy(u64);
 
@@ -219,17 +223,38 @@ impl Observer for Touchy {
         assert!(seq != self.0, "a fault of this test");
     }
 
-    fn unrecorded(&self, _record: &Record, _refusal: &Refusal) {}
+    fn unrecorded(&self, _record: &Record, _refusal: &Refusal) {
+        panic!("a fault of this test");
+    }
+}
+
+/// One that counts those that were refused.
+#[derive(Debug, Default)]
+struct Refusals(AtomicUsize);
+
+impl Observer for Refusals {
+    fn recorded(&self, _record: &Record, _seq: u64) {}
+
+    fn unrecorded(&self, _record: &Record, _refusal: &Refusal) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[tokio::test]
 async fn a_fault_of_an_observer_refuses_what_is_on_record_already() {
     let lab = Lab::new();
-    let observers: Vec<std::sync::Arc<dyn Observer>> = vec![std::sync::Arc::new(Touchy(2))];
+    let refusals = Arc::new(Refusals::default());
+    let observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Touchy(2)), refusals.clone()];
     let (log, _) = Log::open_observed(lab.config(), observers).unwrap();
-    refused(write(&log, 2).await.unwrap_err());
+    let fault = "a fault in Portcullis ended the write, its own log has the details";
+    assert_eq!(refused(write(&log, 2).await.unwrap_err()), fault);
+    // The fault of one is not that of another, nor of the writer.
+    assert_eq!(refusals.0.load(Ordering::Relaxed), 1);
     assert_eq!(write(&log, 3).await, Ok(3));
-    log.close().await;
+    log.clone().close().await;
+    let gone = "its writer has ended: restart Portcullis, its own log says why";
+    assert_eq!(refused(write(&log, 4).await.unwrap_err()), gone);
+    assert_eq!(refusals.0.load(Ordering::Relaxed), 2);
     assert_eq!(lab.lines().len(), 3);
     assert_eq!(lab.findings(), [""; 0]);
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::named::ImageId;
 
-use super::{Index, MAX_IMAGES, MAX_MANIFESTS, Store, files::Listed, lock};
+use super::{Index, MAX_IMAGES, Store, files::Listed, lock};
 
 /// Most bytes of all files together.
 const MAX_BYTES: u64 = 256 << 20;
@@ -48,14 +48,15 @@ impl Store {
         let mut index = Index::default();
         let mut done = Ok(());
         for Kept { id, files, .. } in &kept {
-            let (stay, go) = match excess.contains(id) {
-                true => (&[][..], &files[..]),
-                false => files.split_at(files.len().min(MAX_MANIFESTS)),
+            let all = files.iter().map(|one| one.digest);
+            let go: BTreeSet<_> = match excess.contains(id) {
+                true => all.clone().collect(),
+                false => self.too_many(*id, files).into_iter().collect(),
             };
-            stay.iter().for_each(|one| index.add(one.digest, *id));
+            all.filter(|digest| !go.contains(digest)).for_each(|digest| index.add(digest, *id));
             // One that stays does not keep the others.
-            for one in go {
-                done = self.0.files.remove(*id, one.digest).and(done);
+            for digest in go {
+                done = self.0.files.remove(*id, digest).and(done);
             }
         }
         let mut old = lock(&self.0.index);
