@@ -1,13 +1,13 @@
 //! What a judgement found, for the answer, the audit record and `explain` alike.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
     audit::{Event, Outcome, Pod, PolicySetId, Record, RequestedImage},
     decide::{Grounds, Permit, PolicyReport},
     decode::{self, Wanted},
     evidence::Evidence,
-    image::{ImageRef, PinnedImage, Version},
+    image::{Digest, ImageRef, PinnedImage, Version},
     named::ImageId,
     policy::PolicySet,
     refusal::{Code, Refusal},
@@ -70,6 +70,19 @@ impl Judgement {
     pub fn late(wanted: &Wanted, limit: Duration) -> Self {
         let message = format!("the registry's answers took more than {} s in all", limit.as_secs());
         Self::refused(Refusal::new(Code::RegistryUnreachable, message).about(&wanted.image))
+    }
+
+    /// Whether it permits, and for no other reason than that every policy is satisfied.
+    pub fn is_proof(&self) -> bool {
+        self.decision.as_ref().is_ok_and(|permit| *permit.grounds() == Grounds::Satisfied)
+    }
+
+    /// Who proved the image, each identity hashed. Nobody, where it is let through without proof.
+    pub fn proven_by(&self) -> BTreeSet<Digest> {
+        let proof = self.is_proof().then_some(&self.findings.policies).into_iter().flatten();
+        let identities = proof.flat_map(|policy| &policy.authorities);
+        let identities = identities.filter_map(|authority| authority.identity.as_deref());
+        identities.map(|identity| Digest::of(identity.as_bytes())).collect()
     }
 
     /// The audit record of a call. A call that is let through by broken glass has an event of its

@@ -187,7 +187,6 @@ impl Local {
         let known = self.store.of_id(question.id);
         let (mut judgement, (from, until)) =
             judge_known(&known, |known, _| known.evidence(), policies, question, now);
-        self.note(&known, question, &judgement);
         // With the verdicts locked, so that a mark is seen here or takes the verdict away again.
         let mut verdicts = self.verdicts();
         if let Some(checkpoint) = self.in_runtime().checkpoints.get(&question.id) {
@@ -195,7 +194,7 @@ impl Local {
         }
         let judgement = Arc::new(judgement);
         // What was let through without proof may be proven by the next time, and be told as such.
-        if judgement.decision.as_ref().is_ok_and(is_proven) {
+        if judgement.is_proof() {
             if verdicts.len() >= MAX_VERDICTS {
                 verdicts.clear();
             }
@@ -205,23 +204,6 @@ impl Local {
         }
         judgement
     }
-
-    /// Notes who proved the image, so that the store lets go of that last. Under several names each
-    /// may have been proven by another manifest, and it is not told by which.
-    fn note(&self, known: &[Known], question: &Question, judgement: &Judgement) {
-        if let ([_], Ok(permit)) = (&question.names[..], &judgement.decision)
-            && is_proven(permit)
-            && let Some(known) = known.iter().find(|known| known.digest() == permit.image().digest)
-        {
-            let reports = judgement.findings.policies.iter().flat_map(|policy| &policy.authorities);
-            let identities = reports.filter_map(|authority| authority.identity.as_deref());
-            self.store.proven(known, identities.map(|identity| Digest::of(identity.as_bytes())));
-        }
-    }
-}
-
-fn is_proven(permit: &decide::Permit) -> bool {
-    *permit.grounds() == Grounds::Satisfied
 }
 
 /// The judgement of an image by what is known of it, with the evidence about each manifest under

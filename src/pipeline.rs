@@ -6,6 +6,7 @@ mod image_status;
 mod sandbox;
 
 use std::{
+    collections::BTreeSet,
     mem,
     sync::Arc,
     time::{Duration, Instant},
@@ -152,11 +153,13 @@ impl Pipeline {
         judgement: &Judgement,
     ) -> Answer {
         // The disk takes it while the runtime pulls.
-        let keeping = judgement.findings.gathered.as_ref().and_then(|all| self.begin_to_keep(all));
+        let by = judgement.proven_by();
+        let gathered = judgement.findings.gathered.as_ref();
+        let keeping = gathered.and_then(|all| self.begin_to_keep(all, by.clone()));
         let (answer, id) = forward::pull(upstream, head, request, permit).await;
         if let Some(id) = id {
             // Before the answer leaves: kubelet's next call is about this very image.
-            self.keep(judgement.findings.gathered.clone(), id, keeping).await;
+            self.keep(gathered.cloned(), by, id, keeping).await;
         }
         answer
     }
@@ -164,9 +167,13 @@ impl Pipeline {
     /// Keeps what a registry said of an image whose manifest alone tells its ID, and of which nothing
     /// else is known. Where the runtime then does not pull it, it is known in vain, and forgotten
     /// like any other.
-    fn begin_to_keep(&self, gathered: &Arc<Gathered>) -> Option<(ImageId, JoinHandle<bool>)> {
+    fn begin_to_keep(
+        &self,
+        gathered: &Arc<Gathered>,
+        by: BTreeSet<Digest>,
+    ) -> Option<(ImageId, JoinHandle<bool>)> {
         let known = match gathered.known_as.is_empty() {
-            true => Known::new(gathered.entry(gathered.manifest.clone()), None).ok()?,
+            true => Known::new(gathered.entry(gathered.manifest.clone()), None).ok()?.noted(by),
             false => return None,
         };
         let (id, store) = (known.id(), self.0.local.store().clone());
@@ -178,6 +185,7 @@ impl Pipeline {
     async fn keep(
         &self,
         gathered: Option<Arc<Gathered>>,
+        by: BTreeSet<Digest>,
         id: ImageId,
         begun: Option<(ImageId, JoinHandle<bool>)>,
     ) {
@@ -207,6 +215,7 @@ impl Pipeline {
             };
             match learnt {
                 Ok(known) if known.iter().any(|known| known.id() == id) => {
+                    let known = known.into_iter().map(|known| known.noted(by.clone())).collect();
                     learn::keep(local.store(), known).await;
                     // Under its ID the runtime has what it pulled last.
                     local.looked_at([id]);

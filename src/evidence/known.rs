@@ -90,15 +90,20 @@ impl Known {
         self.child.as_ref()
     }
 
-    /// Who proved it on this node so far, each identity hashed. A note for whoever has to choose
+    /// Who proved it when it was pulled, each identity hashed. A note for whoever has to choose
     /// what to let go of: it is believed by nobody who judges, and does not leave the node.
     pub(super) fn proven_by(&self) -> &BTreeSet<Digest> {
         &self.proven_by
     }
 
     /// The same, proven by these as far as is noted, 16 at most.
-    pub(super) fn noted(mut self, proven_by: impl IntoIterator<Item = Digest>) -> Self {
-        self.proven_by = proven_by.into_iter().take(MAX_PROVERS).collect();
+    pub fn noted(mut self, proven_by: impl IntoIterator<Item = Digest>) -> Self {
+        self.proven_by = BTreeSet::new();
+        for identity in proven_by {
+            if self.proven_by.len() < MAX_PROVERS {
+                self.proven_by.insert(identity);
+            }
+        }
         self
     }
 

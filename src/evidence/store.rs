@@ -23,7 +23,7 @@ use std::{
 
 use crate::{image::Digest, named::ImageId};
 
-use super::{Known, document, known::MAX_PROVERS, merge};
+use super::{Known, document, merge};
 use crowd::Candidate;
 use files::{Files, Listed, quoted};
 
@@ -144,7 +144,8 @@ impl Store {
     /// The disk does not take it. It is then kept in memory, until the process ends or 16 MiB
     /// more were learnt.
     pub fn keep(&self, known: &Known) -> io::Result<()> {
-        self.put(known.id(), known.digest(), |old| merge::fresh(known, old)).map(drop)
+        let by = known.proven_by().clone();
+        self.put(known.id(), known.digest(), by, |old| merge::fresh(known, old)).map(drop)
     }
 
     /// As [`Store::keep`], before the runtime has pulled it. Anybody can make manifests that name
@@ -165,7 +166,8 @@ impl Store {
         if others {
             return Ok(false);
         }
-        self.put_alone(&writing, id, digest, |old| merge::fresh(known, old)).map(|_| true)
+        let by = known.proven_by().clone();
+        self.put_alone(&writing, id, digest, by, |old| merge::fresh(known, old)).map(|_| true)
     }
 
     /// Keeps what a pack says of an image: the claims that are known come first. Returns whether
@@ -182,38 +184,17 @@ impl Store {
             let why = format!("{MAX_MANIFESTS} manifests of this image are kept already");
             return Err(io::Error::other(why));
         }
-        self.put(known.id(), known.digest(), |old| merge::imported(known, old))
-    }
-
-    /// Notes that these identities proved what is known, so that it is let go of last. A disk that
-    /// does not take the note is no reason for anything.
-    pub fn proven(&self, known: &Known, by: impl IntoIterator<Item = Digest>) {
-        let files = &self.0.files;
-        let (id, digest) = (known.id(), known.digest());
-        let mut all = known.proven_by().clone();
-        all.extend(by);
-        if files.is_read_only() || files.touch(id, digest).is_err() {
-            return;
-        }
-        if all.len() <= MAX_PROVERS && all != *known.proven_by() {
-            let _writing = lock(&self.0.writing);
-            // It may have come to more since it was read.
-            let Some(now) = files.read(id, digest) else { return };
-            let all = all.union(now.proven_by()).copied();
-            let Ok(bytes) = document::encode(&now.clone().noted(all)) else { return };
-            if let Err(error) = files.write(id, digest, &bytes) {
-                tracing::debug!(%error, "who proved an image is not noted");
-            }
-        }
+        self.put(known.id(), digest, BTreeSet::new(), |old| merge::imported(known, old))
     }
 
     fn put(
         &self,
         id: ImageId,
         digest: Digest,
+        by: BTreeSet<Digest>,
         join: impl Fn(Option<&Known>) -> Known,
     ) -> io::Result<bool> {
-        self.put_alone(&lock(&self.0.writing), id, digest, join)
+        self.put_alone(&lock(&self.0.writing), id, digest, by, join)
     }
 
     fn put_alone(
@@ -221,14 +202,15 @@ impl Store {
         _writing: &MutexGuard<'_, ()>,
         id: ImageId,
         digest: Digest,
+        by: BTreeSet<Digest>,
         join: impl Fn(Option<&Known>) -> Known,
     ) -> io::Result<bool> {
         let files = &self.0.files;
         let on_disk = files.read(id, digest);
         // What is there was joined with what was on disk.
         let old = self.in_memory(id, digest).or_else(|| on_disk.clone());
-        let noted = old.as_ref().map(|old| old.proven_by().clone()).unwrap_or_default();
-        let new = join(old.as_ref()).noted(noted);
+        let noted = old.iter().flat_map(|old| old.proven_by().clone());
+        let new = join(old.as_ref()).noted(noted.chain(by));
         let is_new = old.as_ref() != Some(&new);
         let bytes = document::encode(&new).map_err(io::Error::other)?;
         let done = match on_disk.as_ref() == Some(&new) {

@@ -50,14 +50,7 @@ pub(super) async fn record(
     if found.as_ref().is_some_and(names_it) {
         return if is_shown { Ok(()) } else { shown(upstream, &name, image_id).await };
     }
-    if found.is_some() {
-        delete(upstream, &name).await?;
-    }
-    let deadline = Instant::now() + VISIBLE;
-    let pinned = image.to_string();
-    // What CRI showed above, it may have shown before somebody took the name.
-    let free = forgotten(upstream, &name, image_id, deadline);
-    let (pulled, ()) = try_join(get(upstream, &pinned), free).await?;
+    let pulled = get(upstream, &image.to_string()).await?;
     let target =
         pulled.and_then(|image| image.target).filter(|target| target.digest == digest).ok_or_else(
             || Status::internal("the runtime's record of the pulled digest names another one"),
@@ -67,7 +60,13 @@ pub(super) async fn record(
         labels: [(MANAGED.0.to_owned(), MANAGED.1.to_owned())].into(),
         target: Some(target),
     };
+    if found.is_some() {
+        delete(upstream, &name).await?;
+    }
+    let deadline = Instant::now() + VISIBLE;
     loop {
+        // What CRI showed above, it may have shown before somebody took the name.
+        forgotten(upstream, &name, image_id, deadline).await?;
         let question = containerd::CreateImageRequest { image: Some(record.clone()) };
         match unary::<containerd::ImageResponse>(upstream, CREATE, &question).await {
             Ok(_) => break,
@@ -83,7 +82,6 @@ pub(super) async fn record(
         if Instant::now() >= deadline {
             return Err(Status::deadline_exceeded("somebody else records other bytes there"));
         }
-        forgotten(upstream, &name, image_id, deadline).await?;
     }
     shown(upstream, &name, image_id).await
 }

@@ -84,10 +84,6 @@ impl Files {
         Self { read_only: true, ..Self::new(top) }
     }
 
-    pub(super) fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
     pub(super) fn top(&self) -> &Path {
         &self.top
     }

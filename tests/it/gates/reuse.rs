@@ -4,7 +4,7 @@ use std::fs;
 
 use portcullis::{
     evidence::{Entry, Known, Store},
-    image::Version,
+    image::{Digest, Version},
     resolve::{Credentials, HostsDirectories, Registry},
 };
 
@@ -262,4 +262,19 @@ async fn pulls_that_fail_push_out_no_proof_of_another_image() {
     // They were begun to be kept beside pulls that had ended by then.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(send(&client, &creation(&id, &name).message()).await.status().0, 0);
+}
+
+/// So that the store can tell whose proofs there are too many of.
+#[tokio::test]
+async fn who_proved_an_image_is_noted_when_it_is_pulled() {
+    let node = Node::new();
+    let gate = node.setup().start();
+    let id = pull_by(&gate.client().await, &node.name("app:v1")).await;
+    let directory = gate.path().join("state/evidence").join(id.trim_start_matches("sha256:"));
+    let file = directory.join(format!("{}.json", node.digest.hex()));
+    let kept: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let record = &gate.records("pull")[0];
+    let identity = record["policies"][0]["authorities"][0]["identity"].as_str().unwrap();
+    let hashed = Digest::of(identity.as_bytes()).to_string();
+    assert_eq!(kept["provenBy"], serde_json::json!([hashed]));
 }
