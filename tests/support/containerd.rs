@@ -292,9 +292,11 @@ impl Contents {
     }
 
     fn labelled(&self, record: Record) -> Record {
+        let labels =
+            [("io.cri-containerd.pinned", "pinned"), ("io.cri-containerd.image", "managed")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let pinned = self.pinned.contains(&record.name);
-        let label = ("io.cri-containerd.pinned".to_owned(), "pinned".to_owned());
-        Record { labels: pinned.then_some(label).into_iter().collect(), ..record }
+        Record { labels: labels.into_iter().filter(|_| pinned).collect(), ..record }
     }
 
     fn image(&self, asked: &str) -> Option<cri::Image> {
