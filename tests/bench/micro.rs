@@ -62,7 +62,6 @@ fn keys(criterion: &mut Criterion) {
         ("ECDSA P-384", "cosign2/ecdsa-p384"),
         ("ECDSA P-521", "cosign2/ecdsa-p521"),
         ("RSA 2048, PKCS #1", "cosign2/rsa-2048"),
-        ("RSA 3072, PKCS #1", "cosign2/rsa-3072"),
         ("RSA 4096, PKCS #1", "cosign2/rsa-4096"),
         ("RSA 2048, PSS", "cosign2/rsa-2048-pss"),
         ("Ed25519", "cosign2/ed25519"),
