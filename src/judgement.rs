@@ -77,11 +77,13 @@ impl Judgement {
         self.decision.as_ref().is_ok_and(|permit| *permit.grounds() == Grounds::Satisfied)
     }
 
-    /// Who proved the image, each identity hashed. Nobody, where it is let through without proof.
+    /// Who proved the image, each identity hashed. Nobody, where it is let through without proof;
+    /// nor who signed but a child of it, which anybody can put into an index of his own.
     pub fn proven_by(&self) -> BTreeSet<Digest> {
         let proof = self.is_proof().then_some(&self.findings.policies).into_iter().flatten();
-        let identities = proof.flat_map(|policy| &policy.authorities);
-        let identities = identities.filter_map(|authority| authority.identity.as_deref());
+        let reports = proof.flat_map(|policy| &policy.authorities);
+        let whole = reports.filter(|authority| authority.child.is_none());
+        let identities = whole.filter_map(|authority| authority.identity.as_deref());
         identities.map(|identity| Digest::of(identity.as_bytes())).collect()
     }
 

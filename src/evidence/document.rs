@@ -71,7 +71,7 @@ struct Document {
     manifest: Part,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     child: Option<Part>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "provers", skip_serializing_if = "Vec::is_empty")]
     proven_by: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ struct Document {
 struct Part {
     media_type: String,
     body: String,
-    #[serde(deserialize_with = "bounded")]
+    #[serde(deserialize_with = "claims")]
     claims: Vec<Claim>,
     whole: bool,
 }
@@ -119,21 +119,31 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Optio
     T::deserialize(d).map(Some)
 }
 
-/// Stops at the first claim too many, instead of reading a million of them first.
-fn bounded<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Vec<T>, D::Error> {
-    struct Few<T>(PhantomData<T>);
+fn claims<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Vec<T>, D::Error> {
+    bounded::<MAX_SIGNATURES, T, D>(d)
+}
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+fn provers<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    bounded::<MAX_PROVERS, String, D>(d)
+}
+
+/// Stops at the first item too many, instead of reading a million of them first.
+fn bounded<'de, const MOST: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Few<const MOST: usize, T>(PhantomData<T>);
+
+    impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for Few<MOST, T> {
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {MAX_SIGNATURES} claims")
+            write!(f, "a list of at most {MOST}")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
             let mut all = Vec::new();
             while let Some(one) = seq.next_element()? {
-                if all.len() == MAX_SIGNATURES {
+                if all.len() == MOST {
                     return Err(A::Error::invalid_length(all.len() + 1, &self));
                 }
                 all.push(one);
@@ -142,7 +152,7 @@ fn bounded<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Vec<T
         }
     }
 
-    d.deserialize_seq(Few(PhantomData))
+    d.deserialize_seq(Few::<MOST, T>(PhantomData))
 }
 
 /// Writes a document, on one line and without the newline.
@@ -208,10 +218,8 @@ pub(super) fn decode(json: &[u8]) -> Result<Known, DocumentError> {
     let proven_by: Result<Vec<Digest>, _> =
         document.proven_by.iter().map(|one| one.parse()).collect();
     match proven_by {
-        Ok(by) if by.len() <= MAX_PROVERS => {
-            Ok(Known::new(entry(document.manifest)?, child)?.noted(by))
-        }
-        _ => Err(DocumentError::Json(format!("provenBy is no list of {MAX_PROVERS} digests"))),
+        Ok(by) => Ok(Known::new(entry(document.manifest)?, child)?.noted(by)),
+        Err(_) => Err(DocumentError::Json("provenBy is no list of digests".into())),
     }
 }
 

@@ -324,26 +324,4 @@ impl Drop for Socket {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::{io::AsyncWriteExt, time::timeout};
-
-    use super::*;
-
-    /// Such a connection is counted nowhere any more, and holds two descriptors.
-    #[tokio::test]
-    async fn who_has_gone_leaves_nothing_that_waits_for_a_reader() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut socket = Socket::new(ours).unwrap();
-        let shared = Arc::downgrade(&socket.shared);
-        let filling = async { while socket.write_all(&[0; KEPT]).await.is_ok() {} };
-        timeout(Duration::from_millis(300), filling).await.expect_err("nobody reads");
-        drop(socket);
-        let gone = async {
-            while shared.strong_count() > 0 {
-                sleep(PAUSE).await;
-            }
-        };
-        timeout(Duration::from_secs(5), gone).await.expect("it waits though it has gone");
-        drop(theirs);
-    }
-}
+mod tests;

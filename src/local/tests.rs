@@ -357,6 +357,39 @@ fn a_pack_pushes_nothing_out() {
     assert!(judgement.decision.is_ok(), "{:?}", judgement.decision);
 }
 
+/// Where a signature is on the child too, anybody can wrap that child in indexes of his own, and each
+/// is proven by the same key: that gives them none of the places of the index that it signed.
+#[test]
+fn wraps_of_a_signed_child_do_not_crowd_out_the_index_that_is_signed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).0;
+    let child = manifest("app", "app");
+    let wrap = |junk: &str, top_signed: bool| {
+        let list = index(&[&child, &manifest("junk", junk)]);
+        let about_child = [signed(&WORLD.keys[0], child.digest)];
+        let about_top = [signed(&WORLD.keys[0], list.digest)];
+        let top = entry(list, if top_signed { &about_top } else { &[] }, true);
+        Known::new(top, Some(entry(child.clone(), &about_child, true))).unwrap()
+    };
+    // As a pull judges it, and keeps it with who proved it.
+    let (policies, now) = (policy_of(0, "Enforce"), Timestamp::UNIX_EPOCH);
+    let pull = |known: &Known, repository: &str| {
+        let name = format!("{repository}@{}", known.digest()).parse().unwrap();
+        let question = Question { id: known.id(), names: vec![name], caller: Caller::default() };
+        let all = std::slice::from_ref(known);
+        let judged = judge_known(all, |known, _| known.evidence(), &policies, &question, now).0;
+        assert!(judged.is_proof());
+        store.keep(&known.clone().noted(judged.proven_by())).unwrap();
+        question
+    };
+    let question = pull(&wrap("own", true), "a.io/app");
+    for number in 0..20 {
+        pull(&wrap(&number.to_string(), false), "a.io/evil");
+    }
+    let judgement = Local::new(Store::open(directory.path()).0).judge(&policies, &question, now);
+    assert!(judgement.decision.is_ok(), "{:?}", judgement.decision);
+}
+
 /// Whoever has a key of his own, and wraps the image that others run, pushes out no proof of theirs
 /// by what he pulls.
 #[test]

@@ -103,13 +103,15 @@ impl Host {
         split_port(&self.authority).1.is_some()
     }
 
-    /// Whether this is the same place as another host, to which this entry has nothing to show
-    /// that the other one has not.
+    /// Whether this is the same place as another host, reached in the same way and with the same to
+    /// show. A CA more or less decides whether there is an answer, and not which.
     pub(super) fn repeats(&self, other: &Host) -> bool {
         self.base == other.base
             && self.authority == other.authority
-            && (self.header.is_empty() || self.header == other.header)
-            && (self.tls.client.is_empty() || self.tls.client == other.tls.client)
+            && self.header == other.header
+            && self.tls.client == other.tls.client
+            && self.tls.skip_verify == other.tls.skip_verify
+            && self.tries_tls_first() == other.tries_tls_first()
     }
 
     /// Whether the host has to be told whose images are asked for, by `?ns=`.
@@ -302,6 +304,31 @@ mod tests {
     #[track_caller]
     fn refuses(text: &str, why: &str) {
         assert_eq!(parse(text, Path::new(DIR), "docker.io").unwrap_err(), why);
+    }
+
+    /// Whoever says that there is nothing says so of this place, reached like this.
+    #[test]
+    fn an_entry_is_repeated_only_by_one_that_asks_the_same() {
+        let repeated = |server: &str, host: &str| {
+            let text = |url, keys| format!("server = {url:?}\n{server}\n[host.{url:?}]\n{keys}");
+            ["https://r.example", "http://r.example"].map(|url| {
+                let hosts = reads(&text(url, host), "r.example");
+                hosts[1].repeats(&hosts[0]) && hosts[0].repeats(&hosts[1])
+            })
+        };
+        assert_eq!(repeated("", ""), [true, true]);
+        assert_eq!(repeated("ca = \"a.pem\"", "ca = \"b.pem\""), [true, true]);
+        // Beside plain HTTP, TLS settings mean another port.
+        assert_eq!(repeated("", "ca = \"a.pem\""), [true, false]);
+        let others = ["skip_verify = true", "client = \"c.pem\"", "[header]\nx-key = \"k\""];
+        for other in others {
+            assert_eq!(repeated(other, ""), [false, false], "{other}");
+            let other = other.replace("[header]", "[host.\"https://r.example\".header]");
+            assert!(!repeated("", &other)[0], "{other}");
+        }
+        let two =
+            reads("server = \"https://a.example\"\n[host.\"https://b.example\"]", "r.example");
+        assert!(!two[0].repeats(&two[1]));
     }
 
     #[test]

@@ -218,8 +218,8 @@ impl Repo {
     }
 }
 
-/// Who has said that it has none is not asked once more by another entry of `hosts.toml` that has
-/// nothing more to show: as where the registry is `server`, and in a table with its CA.
+/// Who has said that it has none is not asked once more in the same way for another entry of
+/// `hosts.toml`: as where the registry is `server`, and in a table with its CA.
 fn pass_over(sessions: &mut VecDeque<&Session>, asked: &Session, fault: &Fault) {
     if fault.kind == Kind::NotFound {
         sessions.retain(|session| !session.host().repeats(asked.host()));

@@ -132,9 +132,9 @@ pub(crate) async fn containerd_is_killed_under_load(lab: &Lab) {
     let (signed, unsigned, absent) =
         (scene.signed("signed"), scene.unsigned("unsigned"), scene.unsigned("absent"));
     scene.pull_around(&unsigned.name).await;
-    let pod = Pod::run(&node, &scene.client, "killed").await;
+    let busy = Pod::run(&node, &scene.client, "killed").await;
     let before = scene.gate.resident();
-    let load = Load::begin(&scene.gate.socket(), &pod, &signed, &unsigned, &absent);
+    let load = Load::begin(&scene.gate.socket(), &busy, &signed, &unsigned, &absent);
     for _ in 0..3 {
         let pulls = scene.gate.records("pull").len();
         until("the load goes on", || scene.gate.records("pull").len() > pulls + 20).await;
@@ -158,6 +158,7 @@ pub(crate) async fn containerd_is_killed_under_load(lab: &Lab) {
     assert_eq!(status_by(&scene.direct, &absent.name).await, None);
     let after = scene.gate.resident();
     assert!(after < before + (32 << 10), "{before} KiB, then {after} KiB");
+    busy.remove(&scene.client).await;
     pod.remove(&scene.client).await;
 }
 

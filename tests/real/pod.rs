@@ -5,7 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -218,18 +219,28 @@ async fn hear(log: &Path, says: &str) {
     heard.unwrap_or_else(|_| panic!("{} never has {says:?}", log.display()));
 }
 
-/// One hierarchy, or one for each controller.
+/// One hierarchy, or one for each controller. Processes that end leave theirs a moment later.
 fn remove_cgroups(name: &str) {
-    remove_cgroup(&format!("/sys/fs/cgroup/{name}"));
-    for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        remove_cgroup(&format!("{}/{name}", controller.path().display()));
+    let below = |directory: PathBuf| directory.join(name);
+    let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let mut left: Vec<_> = controllers.map(|one| below(one.path())).collect();
+    left.push(below("/sys/fs/cgroup".into()));
+    let begun = Instant::now();
+    loop {
+        left.iter().for_each(|cgroup| remove_cgroup(cgroup));
+        left.retain(|cgroup| cgroup.exists());
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "somebody is still in {left:?}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn remove_cgroup(path: &str) {
+fn remove_cgroup(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroup(&entry.path().display().to_string());
+            remove_cgroup(&entry.path());
         }
     }
     let _ = fs::remove_dir(path);

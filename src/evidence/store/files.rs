@@ -22,7 +22,7 @@ use nix::{
 use crate::{
     evidence::{
         Known,
-        document::{self, MAX_DOCUMENT},
+        document::{self, DocumentError, MAX_DOCUMENT},
     },
     image::{Digest, shorten},
     named::ImageId,
@@ -156,7 +156,14 @@ impl Files {
         self.must_be_ours(&self.top).and_then(|()| self.must_be_ours(&self.of_image(id))).ok()?;
         let path = self.path(id, digest);
         let known = match load(&path) {
-            Ok(bytes) => document::decode(&bytes).map_err(|error| error.to_string()),
+            Ok(bytes) => match document::decode(&bytes) {
+                // A later release wrote it, and may come back.
+                Err(later @ DocumentError::Later(_)) => {
+                    self.tell(&path, &later);
+                    return None;
+                }
+                known => known.map_err(|error| error.to_string()),
+            },
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) if may_pass(&error) => {
                 self.tell(&path, &error);

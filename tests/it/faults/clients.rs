@@ -1,5 +1,7 @@
 //! Clients that ask for too much, that never read, never finish, or never begin.
 
+use std::{io::ErrorKind, time::Duration};
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::body::Frame;
@@ -10,6 +12,7 @@ use tokio::{
     net::UnixStream,
     sync::mpsc,
     task::JoinSet,
+    time::sleep,
 };
 
 use crate::{
@@ -29,7 +32,15 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection that has begun, in the words of HTTP/2.
 async fn begun(gate: &Gate) -> UnixStream {
-    let mut stream = UnixStream::connect(gate.socket()).await.unwrap();
+    let mut stream = loop {
+        match UnixStream::connect(gate.socket()).await {
+            // Many come at once: the queue before the gate is full.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                sleep(Duration::from_millis(5)).await;
+            }
+            connected => break connected.unwrap(),
+        }
+    };
     stream.write_all(PREFACE).await.unwrap();
     stream.write_all(&frame(4, 0, 0, b"")).await.unwrap();
     stream

@@ -273,3 +273,20 @@ async fn a_tag_that_somebody_took_and_left_meanwhile_is_forgotten_too() {
     let before = paths.iter().take_while(|path| !path.ends_with("/Create"));
     assert_eq!(before.filter(|path| *path == IMAGE_STATUS).count(), 4, "{paths:?}");
 }
+
+/// Where the runtime has no record of what it pulled, the old one is not given up for it.
+#[tokio::test]
+async fn a_tag_stays_where_nothing_can_take_its_place() {
+    let node = Node::new();
+    let gate = node.setup().start();
+    let client = gate.client().await;
+    let name = node.name("app:v1");
+    let old = pull_by(&client, &name).await;
+    node.signed("app", &node.key);
+    node.instead("/containerd.services.images.v1.Images/Get", move |call| {
+        String::from_utf8_lossy(&call.body).contains('@').then(|| super::failing("14"))
+    });
+    let told = client.unary(PULL_IMAGE, &crate::support::cri::pull(&name, "shop")).await.status();
+    assert_eq!(told.0, 2, "{told:?}");
+    assert_eq!(super::shown(&client, &name).await, old, "{:?}", node.runtime.paths());
+}
