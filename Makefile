@@ -31,24 +31,24 @@ check: needs ## formatting, lints and documentation
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
 
-differential: parts ## every byte of every fixture changed, and cosign 2 and 3 asked: half an hour
+differential: parts ## every byte of every fixture changed, cosign 2 and 3 asked; half an hour
 	tests/lab/parts cosign-3
-	PORTCULLIS_EVERY_BYTE=$(FIXTURES) $(CARGO) test --locked --test it -- --include-ignored --nocapture differential::cosign
+	RUST_BACKTRACE=0 PORTCULLIS_EVERY_BYTE=$(FIXTURES) $(CARGO) test --locked --test it -- --include-ignored --nocapture differential::cosign
 
 test-matrix: parts ## the tests on real containerd, with each of its releases
 	tests/lab/parts $(RELEASES:%=containerd-%)
 	set -e; for release in $(RELEASES); do \
 	  PORTCULLIS_CONTAINERD=$$release $(CARGO) test --locked --test real; done
 
-faults: parts build ## faults: those of the tests, and ten thousand connections
-	$(CARGO) test --locked --test it faults:: -- --include-ignored --nocapture
-	$(CARGO) test --locked --test real faults:: -- --nocapture
+faults: parts build ## faults, and ten thousand connections; panics shown are provoked; a minute after the build
+	RUST_BACKTRACE=0 $(CARGO) test --locked --test it faults:: -- --include-ignored --nocapture
+	RUST_BACKTRACE=0 $(CARGO) test --locked --test real faults:: -- --nocapture
 
-bench: needs ## what it costs, beside what it is compared with: tests/bench/RESULTS.md
+bench: needs ## what it costs, in tests/bench/RESULTS.md; a quarter of an hour after the build
 	tests/bench/run
 
 # TIME=600 seconds for each target, JOBS=1 at once; tests/fuzz/run --help tells the rest.
-fuzz: needs ## hostile input by the million, 10 minutes for each parser (TIME=60: one)
+fuzz: needs ## hostile input for 12 parsers, 10 minutes each: two hours (JOBS=2: one; TIME=60: 12 minutes)
 	tests/fuzz/run
 
 clean: ## delete what was built and unpacked
