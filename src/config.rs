@@ -157,10 +157,13 @@ impl Config {
     /// Reads a file of at most 64 KiB. Everything that is wrong with its values is reported at
     /// once.
     pub fn load(path: &Path) -> Result<Self, Problems> {
-        let file = crate::policy::source::shown(path);
-        let text = crate::policy::source::read_text(path, MAX_CONFIG)
-            .map_err(|why| Problem::of_file(&*file, why))?;
-        Self::parse(&file, &text)
+        Self::parse(&crate::policy::source::shown(path), &Self::text(path)?)
+    }
+
+    /// The text of a file of at most 64 KiB.
+    pub(crate) fn text(path: &Path) -> Result<String, Problems> {
+        crate::policy::source::read_text(path, MAX_CONFIG)
+            .map_err(|why| Problem::of_file(crate::policy::source::shown(path), why).into())
     }
 
     /// Reads a text; `file` is its name in messages.

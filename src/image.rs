@@ -11,6 +11,10 @@ use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+mod shorten;
+
+pub(crate) use shorten::shorten;
+
 /// Longest canonical repository, in bytes; the bound that containerd sets.
 const MAX_REPOSITORY: usize = 255;
 /// Longest tag, in bytes (distribution-spec, "Pulling manifests").
@@ -389,17 +393,6 @@ pub enum ReferenceError {
         "\"{0}\" is no digest: \"sha256:\" and 64 lower-case hexadecimal characters are expected"
     )]
     Digest(String),
-}
-
-/// Hostile text goes into messages and logs in small, printable pieces only. Quotes and
-/// backslashes are escaped: put the piece between quotes as it is, not through `{:?}`.
-pub(crate) fn shorten(text: &str) -> String {
-    const SHOWN: usize = 100;
-    let mut short: String = text.chars().take(SHOWN).flat_map(char::escape_default).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        short.push('…');
-    }
-    short
 }
 
 #[cfg(test)]

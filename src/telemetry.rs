@@ -6,16 +6,21 @@ use std::{
     panic, thread,
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, filter::Directive};
 
 use crate::image::shorten;
 
 /// Variable that sets the level: `PORTCULLIS_LOG=debug`, or per module.
 const VARIABLE: &str = "PORTCULLIS_LOG";
+/// What it knows, for people.
+const LEVELS: &str = "error, warn, info, debug, trace";
 
-/// Begins logging; `default` is the level where the variable is not set.
-pub(crate) fn start(default: &str) {
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+/// Begins logging; `default` is the level where the variable is not set, and where it cannot be
+/// understood, which is warned of.
+pub(crate) fn start(default: LevelFilter) {
+    let value = std::env::var_os(VARIABLE).unwrap_or_default();
+    let (filter, misunderstood) = filter(&value.to_string_lossy(), default);
     let on_terminal = stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -32,6 +37,39 @@ pub(crate) fn start(default: &str) {
     };
     // Only a second call fails, and the first one's settings stay.
     let _ = started;
+    if let Some(warning) = misunderstood {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// What a value of the variable asks for, or the default and a warning. A log that is silent by
+/// mistake, errors too, is found out on the day that it is needed: modules are set beside the
+/// default, and not in its place.
+fn filter(value: &str, default: LevelFilter) -> (EnvFilter, Option<String>) {
+    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let mut filter = EnvFilter::new(default.to_string());
+    for part in parts {
+        match directive(part) {
+            Some(directive) => filter = filter.add_directive(directive),
+            None => {
+                let warning = format!(
+                    "{VARIABLE}: \"{}\" is not understood, and the level is {default}; known \
+                     levels: {LEVELS}; of one module: portcullis::resolve=debug",
+                    shorten(part)
+                );
+                return (EnvFilter::new(default.to_string()), Some(warning));
+            }
+        }
+    }
+    (filter, None)
+}
+
+/// A level, or `module=level`. The library also takes a lone word for a module, all of which is
+/// then logged and nothing else: here that is a level misspelt.
+fn directive(part: &str) -> Option<Directive> {
+    let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+    // Nothing would be a level too: all of them.
+    (!level.is_empty() && level.parse::<LevelFilter>().is_ok()).then(|| part.parse().ok())?
 }
 
 /// Tells every panic in the log, whichever thread it ends what on, and to `count`. A panic refuses
@@ -78,6 +116,46 @@ mod tests {
 
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
+        }
+    }
+
+    fn asked(value: &str) -> (String, Option<String>) {
+        let (filter, warning) = filter(value, LevelFilter::INFO);
+        (filter.to_string(), warning)
+    }
+
+    #[test]
+    fn levels_and_modules_are_understood() {
+        for (value, expected) in [
+            ("", "info"),
+            (" , ", "info"),
+            ("debug", "debug"),
+            ("WARN", "warn"),
+            ("off", "off"),
+            ("portcullis::resolve=debug", "portcullis::resolve=debug,info"),
+            ("error, portcullis::resolve=trace", "portcullis::resolve=trace,error"),
+        ] {
+            assert_eq!(asked(value), (expected.to_owned(), None), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_and_silences_nothing() {
+        for (value, named) in [
+            ("loud", "loud"),
+            ("warning", "warning"),
+            ("debug,verbose", "verbose"),
+            ("portcullis::resolve", "portcullis::resolve"),
+            ("portcullis=loud", "portcullis=loud"),
+            ("portcullis=", "portcullis="),
+            ("[=debug", "[=debug"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+        ] {
+            let warning = format!(
+                "PORTCULLIS_LOG: \"{named}\" is not understood, and the level is info; known \
+                 levels: error, warn, info, debug, trace; of one module: portcullis::resolve=debug"
+            );
+            assert_eq!(asked(value), ("info".to_owned(), Some(warning)), "{value:?}");
         }
     }
 

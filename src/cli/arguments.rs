@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// The daemon's configuration, where nothing else is said.
 pub(super) const CONFIG: &str = "/etc/portcullis/config.toml";
 
-/// Verifies container images on the node, between kubelet and containerd, before they are pulled.
+/// Verifies container images on the node, between kubelet and containerd: judges what is pulled and
+/// what starts, and relays every other call.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
@@ -36,15 +37,19 @@ impl Output {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Serve CRI: judge pulls, relay every other call
+    /// Serve CRI: judge what is pulled and what starts, relay every other call
     #[command(
         after_help = "Examples:\n  portcullis run\n  portcullis run --config /tmp/config.toml\n\n\
-        PORTCULLIS_LOG=debug makes its log talkative. SIGHUP reads the policies anew."
+        PORTCULLIS_LOG sets what is logged: error, warn, info (the default), debug or trace, also per\n\
+        module, as in info,portcullis::resolve=debug. SIGHUP reads the policies anew."
     )]
     Run {
         /// Configuration of the daemon
         #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
         config: PathBuf,
+        /// An error here, so help does not offer it
+        #[arg(short, long, hide = true, value_enum, default_value_t = Output::Human)]
+        output: Output,
     },
     /// Read configuration and policies as the daemon does, and say what is wrong with them
     #[command(

@@ -1,14 +1,14 @@
 //! `audit verify` and `audit tail`.
 
 use std::{
-    fs::File,
-    io::{self, BufReader, Read, Write},
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::audit::{
     Position,
@@ -26,6 +26,8 @@ pub(super) use tail::tail;
 
 /// A line without an end may be one that is just being written; it gets this long.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Most bytes that are read of a file to find out where it begins. Lines are shorter.
+const MAX_FIRST: u64 = 1 << 20;
 /// Most file names in a summary.
 const MAX_NAMES: usize = 3;
 
@@ -46,6 +48,7 @@ pub(crate) fn verify(
         None => (None, None),
         Some(state) => head(state),
     };
+    let order = order(files);
     let mut verifier = Verifier::new(head);
     for file in files {
         let name = printable(&file.display().to_string());
@@ -62,6 +65,14 @@ pub(crate) fn verify(
         (true, Some(_)) => Exit::Inconclusive,
         (true, None) => Exit::Success,
     };
+    // Every line would be a finding, and none of them says what was done wrong.
+    if let Some(order) = order.filter(|_| exit == Exit::Refused) {
+        if !json {
+            writeln!(out, "{}", style.red(order))?;
+            return Ok(exit);
+        }
+        doubt.get_or_insert(order);
+    }
     match json {
         true => write_json(exit, files, &report, doubt, out)?,
         false => write_text(files, state, &report, doubt, style, out)?,
@@ -84,6 +95,33 @@ fn head(state: &Path) -> (Option<Position>, Option<String>) {
             (head.position, doubt)
         }
     }
+}
+
+/// That a file begins before the one that was given ahead of it.
+fn order(files: &[PathBuf]) -> Option<String> {
+    let begun = files.iter().filter_map(|file| Some((file, first_seq(file)?)));
+    let begun: Vec<_> = begun.collect();
+    let ((before, late), (after, early)) =
+        begun.windows(2).map(|two| (two[0], two[1])).find(|(one, two)| one.1 > two.1)?;
+    let name = |file: &Path| printable(&file.display().to_string());
+    let (before, after) = (name(before), name(after));
+    Some(format!(
+        "files must be given oldest first: {before} begins with seq {late}, and {after} behind it \
+         with seq {early}"
+    ))
+}
+
+/// `seq` of the first line of a regular file: what was read of a pipe is gone.
+fn first_seq(file: &Path) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct First {
+        seq: u64,
+    }
+    fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+    let mut line = Vec::new();
+    let first = File::open(file).ok()?.take(MAX_FIRST);
+    BufReader::new(first).read_until(b'\n', &mut line).ok()?;
+    serde_json::from_slice::<First>(&line).ok().map(|first| first.seq)
 }
 
 fn read(verifier: &mut Verifier, file: &Path, name: &str) -> io::Result<()> {
@@ -228,8 +266,6 @@ fn write_json(
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use crate::audit::{Config, Event, Log, Record};
 
     use super::*;
@@ -338,7 +374,19 @@ mod tests {
         let human = "audit.jsonl: 2 records, seq 3 to 4, chain whole, matches the head kept in \
                      state\nseq 1 to 2 were not read: are there older files?\n";
         assert_eq!(lab.run(&[lab.file()], true, false), (Exit::Success, human.into()));
-        assert_eq!(lab.run(&[lab.file(), old], true, false).0, Exit::Refused);
+        let (files, why) = (
+            [lab.file(), old],
+            "files must be given oldest first: audit.jsonl begins with seq 3, and audit.jsonl.1 \
+             behind it with seq 1",
+        );
+        assert_eq!(lab.run(&files, true, false), (Exit::Refused, format!("{why}\n")));
+        let (exit, json) = lab.run(&files, true, true);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (exit, &json["chain"], &json["doubt"]),
+            (Exit::Refused, &"broken".into(), &why.into())
+        );
+        assert_ne!(json["findings"], serde_json::json!([]));
     }
 
     #[tokio::test]

@@ -140,8 +140,23 @@ fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
 /// The policies that were named, or those of the daemon.
 pub(super) fn load(named: Option<&Path>, config: &Config) -> Result<PolicySet, String> {
     let now = Timestamp::now();
-    let PolicySource::Directory(source) = &config.policy.source;
-    let path = named.unwrap_or(source);
-    let set = if path.is_dir() { source::load(path, now) } else { source::load_file(path, now) };
+    let set = match named {
+        Some(file) if !file.is_dir() => source::load_file(file, now),
+        Some(directory) => source::load(directory, now),
+        None => {
+            let PolicySource::Directory(directory) = &config.policy.source;
+            if let Some(why) = no_directory(directory) {
+                return Err(format!("policy.source: {why}"));
+            }
+            source::load(directory, now)
+        }
+    };
     set.map_err(|problems| problems.to_string())
+}
+
+/// Why the daemon cannot read this source of policies, where that is because of a file: it reads
+/// directories alone, and an answer by the file would be another than the daemon's.
+pub(super) fn no_directory(source: &Path) -> Option<String> {
+    let is_file = source.exists() && !source.is_dir();
+    is_file.then(|| format!("{} is a file; name its directory", source::shown(source)))
 }

@@ -57,13 +57,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let json = arguments.output.is_json();
     let style = Style::of(&io::stdout());
     let done = match arguments.command {
-        Command::Run { .. } if json => {
+        Command::Run { output, .. } if json || output.is_json() => {
             eprintln!(
                 "portcullis: run prints nothing but its log; -o json is for the other commands"
             );
             Ok(Exit::Usage)
         }
-        Command::Run { config } => Ok(run::run(&config)),
+        Command::Run { config, .. } => Ok(run::run(&config)),
         Command::Check { paths } => check::run(&paths, json, out),
         Command::Verify(question) => verify::run(&question, json, style, out),
         Command::Explain(question) => explain::run(&question, json, style, out),

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use tracing::level_filters::LevelFilter;
+
 use crate::{config::Config, daemon, telemetry};
 
 use super::Exit;
 
 pub(super) fn run(path: &Path) -> Exit {
-    telemetry::start("info");
+    telemetry::start(LevelFilter::INFO);
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {

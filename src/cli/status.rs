@@ -70,12 +70,8 @@ pub(super) fn run(path: &Path, json: bool, style: Style, out: &mut impl Write) -
 
 fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
     let version = printable(&report.version);
-    let standing = match (report.enforcing, grounded(report)) {
-        (true, None) => style.green("enforcing".to_owned()),
-        (true, Some(why)) => style.red(format!("enforcing, and no pod can start: {why}")),
-        (false, _) => style.red("refusing everything that it judges".to_owned()),
-    };
-    writeln!(out, "Portcullis {version} is {standing}, up {}", ago(report.uptime_seconds))?;
+    let standing = standing(report, style);
+    writeln!(out, "Portcullis {version} {standing}, up {}", ago(report.uptime_seconds))?;
     let mut line = |what: &str, text: String, trouble: Option<&str>| {
         writeln!(out, "  {} {}", style.dim(format_args!("{what:<10}")), printable(&text))?;
         let Some(trouble) = trouble else { return Ok(()) };
@@ -95,7 +91,10 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
         None => format!("none in force, from {}", policies.source),
     };
     let rejected = policies.rejected.as_ref().map(|why| match policies.digest {
-        Some(_) => format!("what is there now does not load, and the set in force stays:\n{why}"),
+        Some(_) => format!(
+            "what is there now does not load, and the set in force stays; a restart now would \
+             leave no policy in force, and nothing could start:\n{why}"
+        ),
         None => why.clone(),
     });
     line("policies", text, rejected.as_deref())?;
@@ -131,6 +130,35 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     decisions(report, style, out)?;
     refusals(report, style, out)
 }
+
+/// What the gate does, in short. What only warns keeps nothing out, and what nobody calls judges
+/// nothing: neither is to look like a gate that is in use.
+fn standing(report: &Report, style: Style) -> String {
+    if !report.enforcing {
+        return style.red("is refusing everything that it judges").to_string();
+    }
+    let (count, only_warn) = (report.policies.count, report.policies.only_warn);
+    let warns = only_warn > 0 && only_warn >= count;
+    if let Some(why) = grounded(report) {
+        let does = if warns { ONLY_WARNS } else { "is enforcing" };
+        return style.red(format!("{does}, and no pod can start: {why}")).to_string();
+    }
+    let some_warn = match only_warn {
+        0 => String::new(),
+        _ => format!("; {only_warn} of {count} policies only warn"),
+    };
+    let painted = match (warns, report.kubelet.is_some()) {
+        (true, true) => style.yellow(ONLY_WARNS.to_owned()),
+        (true, false) => style.yellow(format!("{ONLY_WARNS}, and kubelet has not called yet")),
+        (false, true) => style.green(format!("is enforcing{some_warn}")),
+        (false, false) => {
+            style.yellow(format!("is ready, and kubelet has not called yet{some_warn}"))
+        }
+    };
+    painted.to_string()
+}
+
+const ONLY_WARNS: &str = "only warns: no policy in force enforces";
 
 /// Why no pod can start, in short; the lines on the runtime and the sandbox image say more.
 fn grounded(report: &Report) -> Option<&'static str> {
@@ -281,9 +309,51 @@ nothing was judged since \n";
         report.sandbox.image = Some("pause:3.10".into());
         assert_eq!(head(&report), grounded("the sandbox image is not proven"));
         report.sandbox.proven = true;
+        assert_eq!(head(&report), "Portcullis  is ready, and kubelet has not called yet, up 0 s");
+        report.kubelet = Some(ClientReport::default());
         assert_eq!(head(&report), "Portcullis  is enforcing, up 0 s");
         report.enforcing = false;
         assert_eq!(head(&report), "Portcullis  is refusing everything that it judges, up 0 s");
+    }
+
+    #[test]
+    fn a_gate_that_lets_through_or_that_nobody_calls_says_so_first() {
+        let mut report = Report { enforcing: true, ..Report::default() };
+        report.sandbox.proven = true;
+        report.policies.count = 3;
+        let head = |report: &Report, only_warn: usize, called: bool| {
+            let mut report = report.clone();
+            report.policies.only_warn = only_warn;
+            report.kubelet = called.then(ClientReport::default);
+            text(&report).lines().next().map(str::to_owned).unwrap()
+        };
+        for (only_warn, called, expected) in [
+            (0, true, "is enforcing"),
+            (0, false, "is ready, and kubelet has not called yet"),
+            (1, true, "is enforcing; 1 of 3 policies only warn"),
+            (1, false, "is ready, and kubelet has not called yet; 1 of 3 policies only warn"),
+            (3, true, "only warns: no policy in force enforces"),
+            (3, false, "only warns: no policy in force enforces, and kubelet has not called yet"),
+        ] {
+            let expected = format!("Portcullis  {expected}, up 0 s");
+            assert_eq!(head(&report, only_warn, called), expected);
+        }
+        report.sandbox.proven = false;
+        let expected = "Portcullis  only warns: no policy in force enforces, and no pod can start: \
+                        the container runtime does not answer, up 0 s";
+        assert_eq!(head(&report, 3, true), expected);
+    }
+
+    #[test]
+    fn policies_that_do_not_load_are_told_with_what_a_restart_would_do() {
+        let mut report = Report::default();
+        report.policies.rejected = Some("a.yaml: is empty".to_owned());
+        assert!(!text(&report).contains("restart"));
+        report.policies.digest = Some("sha256:1".to_owned());
+        let expected = "             what is there now does not load, and the set in force stays; a \
+                        restart now would leave no policy in force, and nothing could start:\n\
+                        \x20            a.yaml: is empty\n";
+        assert!(text(&report).contains(expected), "{}", text(&report));
     }
 
     #[test]

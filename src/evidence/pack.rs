@@ -73,8 +73,9 @@ struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The next line without its newline. The last one may do without. None: that was all.
-    fn line(&mut self) -> Result<Option<Vec<u8>>, String> {
+    /// The next line without its newline, and whether it had one: the last one may do without.
+    /// None: that was all.
+    fn line(&mut self) -> Result<Option<(Vec<u8>, bool)>, String> {
         self.line += 1;
         let mut line = Vec::new();
         let limit = MAX_DOCUMENT as u64 + 1;
@@ -84,24 +85,30 @@ impl<R: BufRead> Lines<R> {
         if self.bytes > MAX_PACK {
             return Err(format!("the pack has more than {} MiB", MAX_PACK >> 20));
         }
-        if line.last() == Some(&b'\n') {
+        let ended = line.last() == Some(&b'\n');
+        if ended {
             line.pop();
         } else if line.len() > MAX_DOCUMENT {
             return Err(DocumentError::Long(line.len()).to_string());
         }
-        Ok((read > 0).then_some(line))
+        Ok((read > 0).then_some((line, ended)))
     }
 
     fn known(&mut self) -> Result<Option<Known>, String> {
         if self.line == 0 {
-            let line = self.line()?.unwrap_or_default();
+            let (line, _) = self.line()?.unwrap_or_default();
             head(&line)?;
         }
-        let Some(line) = self.line()? else { return Ok(None) };
+        let Some((line, ended)) = self.line()? else { return Ok(None) };
         if self.line > MAX_PACKED + 1 {
             return Err(format!("the pack has more than {MAX_PACKED} images"));
         }
-        document::decode(&line).map(Some).map_err(|error| error.to_string())
+        document::decode(&line).map(Some).map_err(|error| match error {
+            DocumentError::Json(_) if !ended => {
+                "the pack ends too soon; export it again".to_owned()
+            }
+            error => error.to_string(),
+        })
     }
 }
 
@@ -189,7 +196,7 @@ mod tests {
             4,
             "unknown field `portcullis`, expected one of `version`, `manifest`, `child`, `provenBy`",
         );
-        refuses(&pack[..pack.len() - 2], 3, "EOF while parsing an object");
+        refuses(&pack[..pack.len() - 2], 3, "the pack ends too soon; export it again");
     }
 
     #[test]

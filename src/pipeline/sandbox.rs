@@ -251,7 +251,7 @@ impl Pipeline {
         self.0.sandbox.name(&self.0.runtime).await?;
         let (judgement, _) = self.judge_sandbox().await;
         if let Err(refusal) = &judgement.decision {
-            tracing::error!("no pod can start: sandbox image {refusal}");
+            tracing::error!("no pod can start: the sandbox image: {refusal}");
         }
         Ok(())
     }

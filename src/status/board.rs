@@ -209,7 +209,9 @@ impl Observer for Board {
 
 fn refusal(record: &Record) -> RefusalReport {
     let image = record.image.as_ref().map_or("", |image| &image.requested);
-    let pod = record.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name));
+    // The pod of a call that names none is empty.
+    let pod = record.pod.as_ref().filter(|pod| !pod.namespace.is_empty() || !pod.name.is_empty());
+    let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
     RefusalReport {
         time: format!("{:.0}", Timestamp::now()),
         event: written(record.event),
@@ -245,7 +247,10 @@ fn name_of(pid: i32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{audit::RequestedImage, refusal::Code};
+    use crate::{
+        audit::{Pod, RequestedImage},
+        refusal::Code,
+    };
 
     fn record(decision: Outcome, number: usize) -> Record {
         Record {
@@ -274,6 +279,18 @@ mod tests {
         assert_eq!(images, expected);
         assert_eq!(report.refusals[0].message, "é".repeat(MAX_TEXT) + "…");
         assert_eq!(report.audit.seq, 21);
+    }
+
+    #[test]
+    fn a_refusal_names_the_pod_of_a_call_that_names_one() {
+        let pod = |namespace: &str, name: &str| {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            let pod = Some(Pod { namespace, name, uid: String::new() });
+            refusal(&Record { pod, ..record(Outcome::Deny, 1) }).pod
+        };
+        assert_eq!(pod("shop", "web-0").as_deref(), Some("shop/web-0"));
+        assert_eq!(pod("", ""), None);
+        assert_eq!(refusal(&record(Outcome::Deny, 1)).pod, None);
     }
 
     #[test]

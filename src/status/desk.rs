@@ -6,7 +6,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use crate::{inventory::Summary, pipeline::Pipeline, policy};
+use crate::{
+    inventory::Summary,
+    pipeline::Pipeline,
+    policy::{self, Mode},
+};
 
 use super::{
     Board, Report, RuntimeReport, SandboxReport,
@@ -87,6 +91,8 @@ impl Parts {
                 let age = Timestamp::now().duration_since(set.loaded()).as_secs();
                 report.policies.digest = Some(set.digest().to_string());
                 report.policies.count = set.policies().len();
+                let only_warn = set.policies().iter().filter(|policy| policy.mode == Mode::Warn);
+                report.policies.only_warn = only_warn.count();
                 report.policies.loaded = Some(format!("{:.0}", set.loaded()));
                 report.policies.age_seconds = age.try_into().unwrap_or(0);
                 report.enforcing = report.audit.unavailable.is_none();

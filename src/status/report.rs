@@ -58,6 +58,8 @@ pub struct PoliciesReport {
     pub digest: Option<String>,
     /// How many there are in it.
     pub count: usize,
+    /// How many of them only warn.
+    pub only_warn: usize,
     /// When it was read, in RFC 3339.
     pub loaded: Option<String>,
     /// How long ago.

@@ -337,3 +337,62 @@ fn check_reads_as_the_daemon_does() {
         "{out}"
     );
 }
+
+#[test]
+fn a_level_of_the_log_that_is_none_silences_no_error() {
+    for (value, warned) in [("", false), ("loud", true)] {
+        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["run", "-c", "/nope.toml"])
+            .env("PORTCULLIS_LOG", value)
+            .output()
+            .unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{err}");
+        assert!(err.contains("ERROR /nope.toml: cannot be read: No such file"), "{err}");
+        let warning = "WARN PORTCULLIS_LOG: \"loud\" is not understood, and the level is info; ";
+        assert_eq!(err.contains(warning), warned, "{err}");
+        assert_eq!(err.lines().count(), 1 + usize::from(warned), "{err}");
+    }
+}
+
+#[test]
+fn a_source_that_the_daemon_cannot_read_is_not_read_here_either() {
+    let desk = Desk::new();
+    let directory = desk.directory.path();
+    let file = directory.join("policies/release.yaml");
+    let text = format!("policy.source = 'file://{}'\nstate.directory = '/none'\n", file.display());
+    fs::write(directory.join("c.toml"), text).unwrap();
+    desk.signed("app");
+    let why =
+        format!("portcullis: policy.source: {} is a file; name its directory\n", file.display());
+    let image = desk.image("app");
+    for command in [&["verify", &*image][..], &["explain", &image], &["preflight"]] {
+        let arguments = [command, &["--config", "c.toml"]].concat();
+        assert_eq!(desk.run(&arguments), (78, String::new(), why.clone()), "{command:?}");
+    }
+    // One that is named here may be a file.
+    let named = ["verify", "--config", "c.toml", "--policy", "policies/release.yaml", &image];
+    assert_eq!(desk.run(&named).0, 0);
+}
+
+#[test]
+fn help_offers_what_there_is() {
+    let desk = Desk::new();
+    let (exit, help, _) = desk.run(&["run", "--help"]);
+    assert_eq!(exit, 0);
+    assert!(
+        help.starts_with("Serve CRI: judge what is pulled and what starts, relay every other call"),
+        "{help}"
+    );
+    assert!(!help.contains("--output"), "{help}");
+    assert!(
+        help.contains("PORTCULLIS_LOG")
+            && help.contains("error, warn, info (the default), debug or trace"),
+        "{help}"
+    );
+    assert!(desk.run(&["verify", "--help"]).1.contains("--output"));
+    for wrong in [&["run", "-o", "json"][..], &["-o", "json", "run"]] {
+        let (exit, _, err) = desk.run(wrong);
+        assert_eq!((exit, err.contains("-o json is for the other commands")), (64, true), "{err}");
+    }
+}

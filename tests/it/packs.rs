@@ -351,3 +351,33 @@ fn what_is_asked_wrongly_is_told() {
         assert!(out.contains("Examples:\n  portcullis evidence "), "{out}");
     }
 }
+
+#[test]
+fn a_store_that_cannot_be_read_is_not_one_that_knows_nothing() {
+    let desk = Desk::new();
+    let export =
+        |more: &[&str]| desk.run(&[&["export", "--config", "empty.toml"], more].concat(), b"");
+    let gone = (78, String::new(), "portcullis: --state tow: there is no such directory\n".into());
+    assert_eq!(export(&["--all", "--state", "tow"]), gone);
+    // One that was never written to does know nothing.
+    let nothing = "portcullis: there is nothing to export: this node knows no image\n";
+    assert_eq!(export(&["--all", "--state", "one"]), (1, String::new(), nothing.into()));
+    fs::write(desk.directory.path().join("two/evidence"), "").unwrap();
+    let why = "portcullis: two/evidence cannot be read: Not a directory (os error 20)\n";
+    for more in [&["--all"][..], &["--from", "store", "app"]] {
+        let arguments = [more, &["--state", "two"]].concat();
+        assert_eq!(export(&arguments), (2, String::new(), why.into()));
+    }
+}
+
+#[test]
+fn a_pack_cut_short_is_called_that() {
+    let desk = Desk::new();
+    desk.signed("app");
+    let (_, pack, _) = desk.export(&["--from", "registry", &desk.image("app")]);
+    let why =
+        "portcullis: -: line 2: the pack ends too soon; export it again; nothing was imported\n";
+    let cut = &pack[..pack.len() - 40];
+    assert_eq!(desk.import("two", cut, &[]), (78, String::new(), why.into()));
+    assert_eq!(desk.names("two"), 0);
+}

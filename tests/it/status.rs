@@ -127,6 +127,7 @@ async fn a_gate_that_works_says_so() {
     assert_eq!(report["enforcing"], true);
     assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(report["policies"]["count"], 1);
+    assert_eq!(report["policies"]["only_warn"], 0);
     assert_eq!(report["policies"]["rejected"], Value::Null);
     let loaded = &node.gate.records("policy")[0]["policy_set"]["digest"];
     assert_eq!(&report["policies"]["digest"], loaded);
@@ -158,7 +159,7 @@ async fn people_read_it_at_a_glance() {
     let name = fs::read_to_string("/proc/self/comm").unwrap();
     let name = name.trim_end();
     let expected = format!(
-        "Portcullis 0.1.0 is enforcing, up 0 s
+        "Portcullis 0.1.0 is ready, and kubelet has not called yet, up 0 s
   policies   1 policy, set DIGEST, loaded 0 s ago from DIR/policies
   audit      seq {seq} in DIR/audit.jsonl
   kubelet    has not called; {name:?} did: pid {pid}, last call 0 s ago
@@ -264,7 +265,8 @@ async fn a_rejected_set_is_told_beside_the_one_in_force() {
     assert_eq!(why, expected);
     let (_, out) = of(&node.gate);
     let told = format!(
-        "             what is there now does not load, and the set in force stays:\n             {expected}\n"
+        "             what is there now does not load, and the set in force stays; a restart now would \
+         leave no policy in force, and nothing could start:\n             {expected}\n"
     );
     assert!(out.contains(&told), "{out}");
 }
@@ -346,6 +348,7 @@ async fn kubelet_is_known_by_its_name() {
     let (_, out) = of(&node.gate);
     assert!(out.contains(&format!("  kubelet    pid {pid}, last call ")), "{out}");
     assert!(!out.contains("containerRuntimeEndpoint"), "{out}");
+    assert!(out.starts_with("Portcullis 0.1.0 is enforcing, up "), "{out}");
     // Others do not take its place.
     let client = node.gate.client().await;
     client.unary(IMAGE_STATUS, &image_status(&node.name("app"))).await;
@@ -361,4 +364,22 @@ async fn as_kubelet() {
     let Some(socket) = std::env::var_os("PORTCULLIS_TEST_SOCKET") else { return };
     let client = Client::connect(Path::new(&socket)).await;
     assert_eq!(client.call(VERSION, &[], framed(b"")).await.status().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_that_only_warn_are_counted() {
+    let runtime = FakeRuntime::start(constant([].into()));
+    let key = Signer::new();
+    let of = |name| policy(name, "**", &[("release-2026", &key)]);
+    let warns = of("trial").replace("spec:\n", "spec:\n  mode: Warn\n");
+    let gate = Setup::before(runtime.socket())
+        .policy("p.yaml", &of("release"))
+        .policy("w.yaml", &warns)
+        .start();
+    let (_, report) = json_of(&gate);
+    assert_eq!(report["policies"]["rejected"], Value::Null);
+    assert_eq!(
+        (&report["policies"]["count"], &report["policies"]["only_warn"]),
+        (&json!(2), &json!(1))
+    );
 }

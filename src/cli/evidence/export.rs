@@ -26,7 +26,7 @@ use crate::{
     resolve::{self, Fetched, HostsDirectories, MAX_MANIFEST, Registry},
 };
 
-use super::{Summary, config};
+use super::{Summary, config, no_directory, unreadable};
 
 /// How long the runtime may take to say what it calls by a name.
 const RUNTIME: Duration = Duration::from_secs(10);
@@ -77,6 +77,15 @@ pub(in crate::cli) fn run(asked: &Export, json: bool, out: &mut impl Write) -> i
         Ok(config) => config,
         Err(why) => return fail(Exit::Config, why),
     };
+    if let Some(why) = no_directory(&asked.at) {
+        return fail(Exit::Config, why);
+    }
+    // Where only the store is asked, one that cannot be read is not one that knows nothing.
+    if (asked.all || asked.from == Some(Place::Store))
+        && let Some(why) = unreadable(&config.state.directory)
+    {
+        return fail(Exit::Inconclusive, why);
+    }
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let desk = Desk::new(asked, &config, json);
     let (mut exit, mut all) = (Exit::Success, Vec::new());

@@ -13,7 +13,7 @@ use crate::{
     evidence::{Known, Store, pack},
 };
 
-use super::{Summary, config};
+use super::{Summary, config, no_directory};
 
 /// After how many images progress is told.
 const STEP: usize = 1000;
@@ -35,9 +35,8 @@ pub(in crate::cli) fn run(asked: &Import, json: bool, out: &mut impl Write) -> i
         Err(why) => return fail(Exit::Config, why),
     };
     // A directory that was named by mistake would take the evidence, and no daemon read it.
-    if let Some(named) = asked.at.state.as_ref().filter(|named| !named.is_dir()) {
-        let named = printable(&named.to_string_lossy());
-        return fail(Exit::Config, format!("--state {named}: there is no such directory"));
+    if let Some(why) = no_directory(&asked.at) {
+        return fail(Exit::Config, why);
     }
     let name = printable(&asked.pack.to_string_lossy());
     let all = match read(&asked.pack) {

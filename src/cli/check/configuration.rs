@@ -1,0 +1,95 @@
+//! What is right by the letter in a configuration, and may not be what was meant.
+
+use std::path::Path;
+
+use crate::{
+    cli::judge::no_directory,
+    config::{Config, PolicySource},
+    image::shorten,
+    policy::source::shown,
+    problem::Problems,
+};
+
+/// Notes on a configuration that is well; what is wrong with it otherwise. Looks at this machine,
+/// which may be another than the node, so a directory that is not here is no error.
+pub(super) fn notes(path: &Path) -> Result<Vec<String>, Problems> {
+    let text = Config::text(path)?;
+    let config = Config::parse(&shown(path), &text)?;
+    // What was read once is a table. It has the words, where the configuration has their meaning.
+    let written: toml::Table = toml::from_str(&text).unwrap_or_default();
+    let written = |key| written.get("runtime")?.get(key)?.as_str();
+    let mut notes = Vec::new();
+    let PolicySource::Directory(source) = &config.policy.source;
+    match no_directory(source) {
+        Some(why) => notes.push(format!("policy.source: {why}")),
+        None if !source.exists() => {
+            notes.push(format!("policy.source: {} is not there", shown(source)));
+        }
+        None => {}
+    }
+    // Many a node has no such directory: only one that somebody asked for is missed.
+    if written("registry_config").is_some() {
+        let missing = config.runtime.registry_config.iter().filter(|path| !path.is_dir());
+        notes.extend(missing.map(|path| {
+            let why = "is not there: no mirrors and CAs are used";
+            format!("runtime.registry_config: {} {why}", shown(path))
+        }));
+    }
+    if let (Some(image), Some(text)) = (&config.runtime.sandbox_image, written("sandbox_image"))
+        && image.to_string() != text
+    {
+        notes.push(format!("runtime.sandbox_image: \"{}\" means {image}", shorten(text)));
+    }
+    Ok(notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Notes on this text, in which `D` is a directory with a file `a.yaml`.
+    fn noted(text: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().to_str().unwrap();
+        fs::write(directory.path().join("a.yaml"), "").unwrap();
+        let path = directory.path().join("c.toml");
+        fs::write(&path, text.replace("D", place)).unwrap();
+        notes(&path).unwrap().into_iter().map(|note| note.replace(place, "D")).collect()
+    }
+
+    #[test]
+    fn a_source_that_the_daemon_cannot_read_is_noted() {
+        assert_eq!(noted("policy.source = 'file://D'"), [""; 0]);
+        let note = "policy.source: D/gone is not there";
+        assert_eq!(noted("policy.source = 'file://D/gone'"), [note]);
+        let note = "policy.source: D/a.yaml is a file; name its directory";
+        assert_eq!(noted("policy.source = 'file://D/a.yaml'"), [note]);
+    }
+
+    #[test]
+    fn mirrors_that_are_not_there_are_noted() {
+        let of = |value: &str| {
+            let runtime = format!("runtime.registry_config = '{value}'");
+            noted(&format!("policy.source = 'file://D'\n{runtime}"))
+        };
+        assert_eq!(of(""), [""; 0]);
+        assert_eq!(of("D"), [""; 0]);
+        let note = "runtime.registry_config: D/gone is not there: no mirrors and CAs are used";
+        assert_eq!(of("D:D/gone"), [note]);
+        let note = "runtime.registry_config: D/a.yaml is not there: no mirrors and CAs are used";
+        assert_eq!(of("D/a.yaml"), [note]);
+    }
+
+    #[test]
+    fn what_a_short_name_means_is_noted() {
+        let of = |value: &str| {
+            let runtime = format!("runtime.sandbox_image = '{value}'");
+            noted(&format!("policy.source = 'file://D'\n{runtime}"))
+        };
+        assert_eq!(of("registry.k8s.io/pause:3.10"), [""; 0]);
+        let note = "runtime.sandbox_image: \"pause\" means docker.io/library/pause:latest";
+        assert_eq!(of("pause"), [note]);
+    }
+}
