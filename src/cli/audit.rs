@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{
-    Position,
+    MAX_LINE, Position,
     chain::{Finding, Report, Verifier, read_head},
 };
 
@@ -26,8 +26,6 @@ pub(super) use tail::tail;
 
 /// A line without an end may be one that is just being written; it gets this long.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Most bytes that are read of a file to find out where it begins. Lines are shorter.
-const MAX_FIRST: u64 = 1 << 20;
 /// Most file names in a summary.
 const MAX_NAMES: usize = 3;
 
@@ -119,7 +117,7 @@ fn first_seq(file: &Path) -> Option<u64> {
     }
     fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     let mut line = Vec::new();
-    let first = File::open(file).ok()?.take(MAX_FIRST);
+    let first = File::open(file).ok()?.take(MAX_LINE as u64);
     BufReader::new(first).read_until(b'\n', &mut line).ok()?;
     serde_json::from_slice::<First>(&line).ok().map(|first| first.seq)
 }
