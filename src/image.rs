@@ -37,11 +37,10 @@ impl Digest {
 
     /// The 64 lower-case hexadecimal characters after `sha256:`.
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+        let mut hex = String::with_capacity(64);
+        hex.extend(self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+        hex
     }
 }
 
