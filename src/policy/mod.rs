@@ -9,9 +9,12 @@ pub mod current;
 mod fields;
 mod file;
 pub mod model;
+mod offer;
 mod pattern;
 mod select;
 pub mod source;
+pub mod standing;
+mod texts;
 mod watch;
 mod yaml;
 
@@ -20,4 +23,6 @@ pub use model::{
     Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,
     Revoked,
 };
+pub use offer::{Heard, Offer};
 pub use select::Selected;
+pub use texts::{Text, Texts};

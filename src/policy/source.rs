@@ -4,36 +4,24 @@
 //! once. [`watch`] keeps a directory's set in force while it changes.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, Read},
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 
-use crate::{
-    image::Digest,
-    problem::{Position, Problem, Problems, Report},
-};
+use crate::problem::{Problem, Problems, Report};
 
 use super::{
-    ImagePolicy, PolicySet, Revoked,
-    file::{self, Object, Revocation},
+    PolicySet, Text, Texts, file,
+    texts::{MAX_POLICIES, MAX_SET, build},
 };
 
 pub use super::watch::{Event, Watcher, watch};
 
-/// Largest set, in bytes of policy files.
-const MAX_SET: usize = 16 * 1024 * 1024;
-/// Most policies in a set.
-const MAX_POLICIES: usize = 10_000;
-/// Most digests and keys that the revocations of a set name.
-const MAX_REVOKED: usize = 10_000;
 /// Longest path in `publicKey.file`, in bytes (`PATH_MAX` in limits.h, without the final NUL).
 const MAX_PATH: usize = 4095;
 /// Largest file behind `publicKey.file`, in bytes.
@@ -44,12 +32,17 @@ const MAX_SWAPS: usize = 3;
 /// Reads every policy of a directory: `*.yaml` and `*.yml`, symbolic links followed, hidden
 /// files and other names left out.
 pub fn load(directory: &Path, now: Timestamp) -> Result<PolicySet, Problems> {
+    read(directory, now).map(|(set, _texts)| set)
+}
+
+/// Reads every policy of a directory, and gives the texts that it read as well.
+pub fn read(directory: &Path, now: Timestamp) -> Result<(PolicySet, Texts), Problems> {
     // A ConfigMap volume changes all files at once by swapping this link. Half of the one and
     // half of the other would be a set that nobody wrote.
     let generation = || fs::read_link(directory.join("..data")).ok();
     let mut before = generation();
     for _ in 0..MAX_SWAPS {
-        let set = load_once(directory, now);
+        let set = read_once(directory, now);
         let after = generation();
         if before == after {
             return set;
@@ -62,29 +55,30 @@ pub fn load(directory: &Path, now: Timestamp) -> Result<PolicySet, Problems> {
 /// Reads a single file of policies, as if it were alone in its directory.
 pub fn load_file(path: &Path, now: Timestamp) -> Result<PolicySet, Problems> {
     let mut report = Report::default();
-    let text = read_text(path, file::MAX_FILE);
-    let text = text.map_err(|why| report.add(Problem::of_file(shown(path), why))).ok();
-    let texts: Vec<_> = text.map(|text| (path.to_owned(), text)).into_iter().collect();
+    let file = read_file(path).map_err(|why| report.add(Problem::of_file(shown(path), why)));
+    let files: Vec<_> = file.into_iter().collect();
     let read_key = keys_below(path.parent().unwrap_or(Path::new("")));
-    build(path, &texts, read_key, now, report)
+    let named = files.iter().map(|file| (shown(path), file));
+    build(&shown(path), named, read_key, now, report).map(|(set, _keys)| set)
 }
 
 /// Reads the text of a file of policies. Keys must be in the text.
 pub fn parse(name: &str, text: &str, now: Timestamp) -> Result<PolicySet, Problems> {
     let read_key = |_: &str| Err("cannot be read here; write the key itself as pem".to_owned());
-    let path = Path::new(name);
-    build(path, &[(path.to_owned(), text.to_owned())], read_key, now, Report::default())
+    let file = Text { name: name.to_owned(), text: text.to_owned() };
+    let files = [(name.to_owned(), &file)].into_iter();
+    build(name, files, read_key, now, Report::default()).map(|(set, _keys)| set)
 }
 
-fn load_once(directory: &Path, now: Timestamp) -> Result<PolicySet, Problems> {
+fn read_once(directory: &Path, now: Timestamp) -> Result<(PolicySet, Texts), Problems> {
     let mut report = Report::default();
-    let mut texts = Vec::new();
+    let mut files = Vec::new();
     let mut size = 0;
     for path in policy_files(directory)? {
-        match read_text(&path, file::MAX_FILE) {
-            Ok(text) => {
-                size += text.len();
-                texts.push((path, text));
+        match read_file(&path) {
+            Ok(file) => {
+                size += file.text.len();
+                files.push(file);
             }
             Err(why) => report.add(Problem::of_file(shown(&path), why)),
         }
@@ -93,11 +87,20 @@ fn load_once(directory: &Path, now: Timestamp) -> Result<PolicySet, Problems> {
             return Err(Problem::of_file(shown(directory), message).into());
         }
     }
-    if texts.is_empty() && report.is_empty() {
+    if files.is_empty() && report.is_empty() {
         let message = "holds no policy (*.yaml, *.yml)";
         report.add(Problem::of_file(shown(directory), message));
     }
-    build(directory, &texts, keys_below(directory), now, report)
+    let named = files.iter().map(|file| (shown(&directory.join(&file.name)), file));
+    let (set, keys) = build(&shown(directory), named, keys_below(directory), now, report)?;
+    Ok((set, Texts { files, keys }))
+}
+
+/// A file of policies and its name; the error is a sentence.
+fn read_file(path: &Path) -> Result<Text, String> {
+    let name = path.file_name().unwrap_or_default();
+    let name = name.to_str().ok_or("has a name that is not UTF-8; rename it")?.to_owned();
+    Ok(Text { name, text: read_text(path, file::MAX_FILE)? })
 }
 
 /// Reads keys; relative paths begin at the policies' directory.
@@ -108,89 +111,6 @@ fn keys_below(directory: &Path) -> impl Fn(&str) -> Result<String, String> {
         }
         let path = directory.join(name);
         read_text(&path, MAX_KEY_FILE).map_err(|why| format!("{} {why}", shown(&path)))
-    }
-}
-
-/// The set of these texts, all of which come from `source`.
-fn build(
-    source: &Path,
-    texts: &[(PathBuf, String)],
-    read_key: impl Fn(&str) -> Result<String, String>,
-    now: Timestamp,
-    mut report: Report,
-) -> Result<PolicySet, Problems> {
-    let (mut files, mut keys) = (Listing::default(), Listing::default());
-    let mut policies: BTreeMap<String, Arc<ImagePolicy>> = BTreeMap::new();
-    let mut revocations: BTreeMap<String, Revocation> = BTreeMap::new();
-    let mut names: BTreeMap<(&str, String), (String, Position)> = BTreeMap::new();
-    for (path, text) in texts {
-        files.add(path.file_name().unwrap_or_default(), text);
-        let mut read_key =
-            |name: &str| read_key(name).inspect(|text| keys.add(OsStr::new(name), text));
-        let file = shown(path);
-        for document in file::read(&file, text, &mut read_key, &mut report) {
-            let (name, kind) = (document.name, document.object.kind());
-            if let Some((other, Position { line, .. })) = names.get(&(kind, name.clone())) {
-                let message = format!(
-                    "{name:?} is already the name of a {kind}, in {other}:{line}; \
-                     names are unique within a set"
-                );
-                let field = Some("metadata.name".into());
-                report.add_with(|| Problem::at(&file, text, document.at, field, message));
-            }
-            names.insert((kind, name.clone()), (file.clone(), document.at));
-            match document.object {
-                Object::Policy(policy) => {
-                    policies.extend(policy.map(|policy| (name, Arc::new(policy))));
-                }
-                Object::Revocation(revocation) => revocations.extend(revocation.map(|r| (name, r))),
-            }
-        }
-    }
-    let wrong = |message: String| Problem::of_file(shown(source), message);
-    if policies.len() > MAX_POLICIES {
-        let message = format!("holds {} policies, {MAX_POLICIES} are allowed", policies.len());
-        report.add(wrong(message));
-    }
-    let revoked = revocations.values().map(Revocation::len).sum::<usize>();
-    if revoked > MAX_REVOKED {
-        let message = format!("revokes {revoked} digests and keys, {MAX_REVOKED} are allowed");
-        report.add(wrong(message));
-    }
-    if policies.is_empty() && report.is_empty() {
-        let message = "holds revocations alone; without an ImagePolicy no image is accepted";
-        report.add(wrong(message.to_owned()));
-    }
-    let digest = [files.0, keys.0].map(|listing| Digest::of(&listing).hex()).concat();
-    let digest = Digest::of(digest.as_bytes());
-    let policies: Vec<_> = policies.into_values().collect();
-    report.finish(PolicySet::new(policies, collected(revocations), digest, now))
-}
-
-/// Everything that is revoked; where several objects name the same, the first of their names.
-fn collected(revocations: BTreeMap<String, Revocation>) -> Revoked {
-    let mut revoked = Revoked::default();
-    for (name, Revocation { digests, keys }) in revocations {
-        for digest in digests {
-            revoked.digests.entry(digest).or_insert_with(|| name.clone());
-        }
-        for key in keys {
-            revoked.keys.entry(key).or_insert_with(|| name.clone());
-        }
-    }
-    revoked
-}
-
-/// Names and contents, so written that no two lists of them are the same bytes.
-#[derive(Default)]
-struct Listing(Vec<u8>);
-
-impl Listing {
-    fn add(&mut self, name: &OsStr, text: &str) {
-        for bytes in [name.as_bytes(), Digest::of(text.as_bytes()).hex().as_bytes()] {
-            self.0.extend((bytes.len() as u64).to_be_bytes());
-            self.0.extend(bytes);
-        }
     }
 }
 
@@ -250,6 +170,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::{image::Digest, policy::texts::MAX_REVOKED};
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

@@ -1,0 +1,33 @@
+//! What a source of policies says, before any of it is believed.
+
+use jiff::Timestamp;
+
+use crate::problem::Problems;
+
+use super::Texts;
+
+/// The set that a source holds now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What it is read from.
+    pub texts: Texts,
+    /// The source's own count of its changes: a set with a lower one is an older set. None: the
+    /// source has no such count, and what it holds now is the newest.
+    pub revision: Option<u64>,
+    /// From this moment on the set is in force no more. None: no such moment.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What became of asking a source.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// It holds this set. Told again whenever it is not known to be the one that was told last.
+    Offer(Offer),
+    /// It was reached, and holds what it offered last.
+    Unchanged,
+    /// It was reached, and what it holds is no policy set.
+    Rejected(Problems),
+    /// It cannot be reached, or does not answer as it should: why, in a sentence without times,
+    /// so that the same trouble is the same sentence.
+    Failed(String),
+}
