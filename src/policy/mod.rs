@@ -6,19 +6,25 @@
 //! force, `current` swaps whole sets.
 
 pub mod current;
+mod ear;
 mod fields;
 mod file;
+mod floor;
+mod keeper;
+mod kept;
 pub mod model;
 mod offer;
 mod pattern;
 mod select;
 pub mod source;
 pub mod standing;
+mod succession;
 mod texts;
-mod watch;
+pub mod watch;
 mod yaml;
 
 pub use current::{Changes, Current};
+pub use keeper::Event;
 pub use model::{
     Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,
     Revoked,

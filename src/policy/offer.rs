@@ -18,6 +18,25 @@ pub struct Offer {
     pub expires_at: Option<Timestamp>,
 }
 
+impl Offer {
+    /// What a directory of files holds.
+    pub(super) fn of_files(texts: Texts) -> Self {
+        Self { texts, revision: None, expires_at: None }
+    }
+
+    /// What [`Offer::to_bytes`] made of an offer that is no signed bundle, without its revision.
+    pub(super) fn of_kept_files(bytes: &[u8]) -> Result<Self, String> {
+        let texts = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        Ok(Self::of_files(texts))
+    }
+
+    /// The bytes that are kept on this node.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        // Texts are texts; to write them as JSON does not fail.
+        serde_json::to_vec(&self.texts).unwrap_or_default()
+    }
+}
+
 /// What became of asking a source.
 #[derive(Clone, Debug)]
 pub enum Heard {
