@@ -10,6 +10,7 @@ mod fields;
 mod file;
 pub mod model;
 mod offer;
+pub mod pace;
 mod pattern;
 mod select;
 pub mod source;
