@@ -3,8 +3,9 @@
 //! `file` reads the strict wire format (over `yaml`, the tree, and `fields`, which reports what
 //! is wrong with it), `model` holds policies that cannot be empty or contradictory, `select`
 //! finds those that match; all pure. `source` reads a directory, `watch` keeps what it read in
-//! force, `current` swaps whole sets.
+//! force, `current` swaps whole sets. `bundle` is a set that somebody signed.
 
+pub mod bundle;
 pub mod current;
 mod fields;
 mod file;
