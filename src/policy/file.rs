@@ -225,17 +225,17 @@ fn scope(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Scope> {
 /// A moment as Kubernetes writes it (RFC 3339), and nothing else that a parser of times takes.
 fn moment(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Timestamp> {
     let text = reader.text(field)?;
+    read_moment(text).map_err(|why| reader.wrong::<()>(field, why)).ok()
+}
+
+/// Reads such a moment; the error is a sentence.
+pub(crate) fn read_moment(text: &str) -> Result<Timestamp, String> {
     let shape = text.len() <= 35
         && text.bytes().all(|c| c.is_ascii_digit() || b"TZ:.+-".contains(&c))
         && text.as_bytes().get(10) == Some(&b'T')
         && text.as_bytes().get(16) == Some(&b':');
-    let moment = shape.then(|| text.parse().ok()).flatten();
-    moment.or_else(|| {
-        let message = format!(
-            "{:?} is no time; write it as in 2026-01-01T00:00:00Z (RFC 3339)",
-            shorten(text)
-        );
-        reader.wrong(field, message)
+    shape.then(|| text.parse().ok()).flatten().ok_or_else(|| {
+        format!("{:?} is no time; write it as in 2026-01-01T00:00:00Z (RFC 3339)", shorten(text))
     })
 }
 

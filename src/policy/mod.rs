@@ -3,8 +3,9 @@
 //! `file` reads the strict wire format (over `yaml`, the tree, and `fields`, which reports what
 //! is wrong with it), `model` holds policies that cannot be empty or contradictory, `select`
 //! finds those that match; all pure. `source` reads a directory, `watch` keeps what it read in
-//! force, `current` swaps whole sets.
+//! force, `current` swaps whole sets. `bundle` is a set that somebody signed.
 
+pub mod bundle;
 pub mod current;
 mod ear;
 mod fields;
@@ -14,6 +15,7 @@ mod keeper;
 mod kept;
 pub mod model;
 mod offer;
+pub mod pace;
 mod pattern;
 mod select;
 pub mod source;

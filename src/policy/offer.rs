@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::problem::Problems;
 
-use super::Texts;
+use super::{Texts, bundle::Genuine};
 
 /// The set that a source holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub struct Offer {
     pub revision: Option<u64>,
     /// From this moment on the set is in force no more. None: no such moment.
     pub expires_at: Option<Timestamp>,
+    /// The signed bundle that all this was read from: what of a set can be kept on this node and
+    /// believed again. None: nobody signed it.
+    pub sealed: Option<Genuine>,
 }
 
 impl Offer {
