@@ -6,6 +6,7 @@
 //! force, `current` swaps whole sets.
 
 pub mod current;
+pub mod crd;
 mod fields;
 mod file;
 pub mod model;
