@@ -6,6 +6,7 @@
 //! force, `current` swaps whole sets. `bundle` is a set that somebody signed.
 
 pub mod bundle;
+pub mod crd;
 pub mod current;
 mod ear;
 mod fields;

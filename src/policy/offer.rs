@@ -1,5 +1,7 @@
 //! What a source of policies says, before any of it is believed.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::problem::Problems;
@@ -24,7 +26,7 @@ pub struct Offer {
 impl Offer {
     /// What a directory of files holds.
     pub(super) fn of_files(texts: Texts) -> Self {
-        Self { texts, revision: None, expires_at: None }
+        Self { texts, revision: None, expires_at: None, sealed: None }
     }
 
     /// What [`Offer::to_bytes`] made of an offer that is no signed bundle, without its revision.
@@ -34,9 +36,12 @@ impl Offer {
     }
 
     /// The bytes that are kept on this node.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        // Texts are texts; to write them as JSON does not fail.
-        serde_json::to_vec(&self.texts).unwrap_or_default()
+    pub(super) fn to_bytes(&self) -> Arc<[u8]> {
+        match &self.sealed {
+            Some(genuine) => genuine.bytes().clone(),
+            // Texts are texts; to write them as JSON does not fail.
+            None => serde_json::to_vec(&self.texts).unwrap_or_default().into(),
+        }
     }
 }
 
