@@ -12,6 +12,7 @@ mod status;
 mod relay;
 mod storm;
 mod inventory;
+mod kubernetes;
 mod metrics;
 mod judged;
 mod packs;
