@@ -33,6 +33,7 @@ mod json;
 
 // The program around it.
 pub mod cli;
+pub mod kubernetes;
 pub mod config;
 pub mod daemon;
 pub mod preflight;

@@ -13,6 +13,7 @@ mod status;
 mod relay;
 mod storm;
 mod inventory;
+mod kubernetes;
 mod metrics;
 mod judged;
 mod packs;
