@@ -281,6 +281,10 @@ impl Keeper {
         now: Timestamp,
     ) -> Option<Event> {
         let kind = self.setup.kind;
+        if kind == Kind::Bundle && offer.sealed.is_none() {
+            let why = "was not signed; this is a fault in Portcullis".to_owned();
+            return self.reject(TroubleKind::Rejected, why, asked, now);
+        }
         let (source, digest) = (self.setup.source.clone(), set.digest());
         let offered = Last { source, revision: offer.revision, digest, confirmed: now };
         // A directory is its own proof: a mark that is of no use takes nothing from it.

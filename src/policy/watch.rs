@@ -18,8 +18,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use crate::verify::PublicKey;
+
 use super::{
     Current, Event, Heard, Offer,
+    bundle::Sealed,
     ear::Ear,
     floor::Floor,
     keeper::{Keeper, Setup},
@@ -57,10 +60,34 @@ pub enum Source {
 pub struct Remote {
     /// As people know it.
     pub name: String,
+    /// How what it said before is believed again.
+    pub proof: Proof,
     /// What it says.
     pub heard: mpsc::Receiver<Heard>,
     /// Asks it to speak now.
     pub asked: Arc<Notify>,
+}
+
+/// Why a set of a remote source is believed.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// It came from the API server, or from a directory, and the mark names it.
+    Mark,
+    /// One of these keys signed it.
+    Keys(Vec<PublicKey>),
+}
+
+impl Proof {
+    /// Reads what was kept.
+    fn open(&self, bytes: &[u8]) -> Result<Offer, String> {
+        match self {
+            Proof::Mark => Offer::of_kept_files(bytes),
+            Proof::Keys(keys) => {
+                let offer = Sealed::parse(bytes).and_then(|sealed| sealed.open(keys));
+                offer.map_err(|error| error.to_string())
+            }
+        }
+    }
 }
 
 /// When directories are looked at.
@@ -133,7 +160,13 @@ fn watch_at(
     let (standing, stands) = watch::channel(Standing::default());
     let (kind, name, directory, remote) = match plan.source {
         Source::Directory(path) => (Kind::Directory, shown(&path), Some(path), None),
-        Source::Remote(remote) => (Kind::Kubernetes, remote.name.clone(), None, Some(remote)),
+        Source::Remote(remote) => {
+            let kind = match remote.proof {
+                Proof::Mark => Kind::Kubernetes,
+                Proof::Keys(_) => Kind::Bundle,
+            };
+            (kind, remote.name.clone(), None, Some(remote))
+        }
     };
     let setup = Setup { kind, source: name, max_age: plan.max_age, floor: plan.floor.clone() };
     let kept = Kept::open(&plan.state_directory, &plan.audit_file);
@@ -143,7 +176,7 @@ fn watch_at(
     let ears = paths.map(|path| Ear::new(path.clone(), changed.clone())).collect();
     let keeper = Keeper::new(setup, kept, current, standing);
     let mut watch = Watch { keeper, directory, floor: plan.floor, ears, on_event };
-    watch.begin();
+    watch.begin(remote.as_ref());
     let asked = Arc::new(Notify::new());
     let task = tokio::spawn(watch.run(pace, changed, asked.clone(), remote));
     Watcher { asked, standing: stands, task }
@@ -168,7 +201,7 @@ enum Task {
 impl<F: FnMut(Event) + Send + 'static> Watch<F> {
     /// What is on this node comes into force before anything else is heard: of directories what
     /// they hold or else, as for other sources, what was kept.
-    fn begin(&mut self) {
+    fn begin(&mut self, remote: Option<&Remote>) {
         let now = Timestamp::now();
         if let Some(floor) = &self.floor {
             let looked = Floor::read(floor, now);
@@ -179,7 +212,8 @@ impl<F: FnMut(Event) + Send + 'static> Watch<F> {
         }
         let looked = self.directory.as_deref().map(|directory| source::read(directory, now));
         if !matches!(looked, Some(Ok(_))) {
-            let event = self.keeper.recall(Offer::of_kept_files, now);
+            let proof = remote.map_or(&Proof::Mark, |remote| &remote.proof);
+            let event = self.keeper.recall(|bytes| proof.open(bytes), now);
             self.tell(event);
         }
         if let Some(looked) = looked {
