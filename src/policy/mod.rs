@@ -10,6 +10,7 @@ pub mod crd;
 mod fields;
 mod file;
 pub mod model;
+pub mod objects;
 mod offer;
 mod pattern;
 mod select;
