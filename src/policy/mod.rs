@@ -15,6 +15,7 @@ mod floor;
 mod keeper;
 mod kept;
 pub mod model;
+pub mod objects;
 mod offer;
 pub mod pace;
 mod pattern;

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     policy::file::authority::{
-        KINDS, MAX_ANNOTATION, MAX_ANNOTATIONS, MAX_AUTHORITIES, MAX_DIGESTS, MAX_REASON,
+        KINDS, MAX_ANNOTATION, MAX_ANNOTATION_KEY, MAX_ANNOTATIONS, MAX_AUTHORITIES, MAX_DIGESTS,
+        MAX_REASON,
     },
     verify::MAX_PEM,
 };
@@ -58,8 +59,8 @@ fn public_key() -> Value {
     });
     let annotations = rule(
         annotations,
-        &format!("self.all(key, size(key) <= {MAX_ANNOTATION})"),
-        &format!("a key has at most {MAX_ANNOTATION} characters"),
+        &format!("self.all(key, size(key) <= {MAX_ANNOTATION_KEY})"),
+        &format!("a key has at most {MAX_ANNOTATION_KEY} characters"),
     );
     let key = object(
         &["pem"],

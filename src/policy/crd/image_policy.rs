@@ -59,7 +59,6 @@ pub(super) fn kind() -> Kind {
     );
     Kind {
         kind: "ImagePolicy",
-        plural: "imagepolicies",
         short: "imgpol",
         description: "Which images may run, and who must vouch for them. All policies that match \
                       an image must be satisfied; an image that none matches is refused.",

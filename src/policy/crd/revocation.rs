@@ -44,7 +44,6 @@ pub(super) fn kind() -> Kind {
     );
     Kind {
         kind: "Revocation",
-        plural: "revocations",
         short: "imgrev",
         description: "Images and keys that every node refuses, whatever any policy says.",
         spec: told(spec, "What is revoked."),

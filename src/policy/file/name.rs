@@ -61,7 +61,7 @@ pub(super) fn name(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String>
 }
 
 /// Whether a text is what Kubernetes takes for a "DNS subdomain" (RFC 1123).
-fn is_subdomain(name: &str) -> bool {
+pub(in crate::policy) fn is_subdomain(name: &str) -> bool {
     let edge = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9');
     let is_label = |label: &str| {
         label.bytes().all(|c| edge(c) || c == b'-')

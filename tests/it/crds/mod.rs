@@ -1,6 +1,8 @@
 //! The CRDs: the files are what the code makes, and an API server that has them judges objects
 //! as the parser does.
 
+mod corpus;
+mod server;
 mod yaml;
 
 use std::{env, fs, path::Path};
