@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     accept::{self, ListenError, Listener, Methods},
     audit::{self, Event, Log, LogError, Observer, Record},
-    config::{Config, PolicySource},
+    config::Config,
     evidence::{Ledger, Store},
     forward::{Runtime, Upstream},
     inventory::{self, Inventory},
@@ -28,9 +28,10 @@ use crate::{
     pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
     policy::{
         self,
-        watch::{Plan, Source, Watcher},
+        watch::{Plan, Watcher},
     },
     resolve::{HostsDirectories, Registry},
+    sources,
     status::{self, Board, Desk, Places},
     telemetry,
 };
@@ -59,23 +60,22 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
     accept::raise_descriptor_limit();
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    let state_directory = config.state.directory;
-    let PolicySource::Directory(policy_directory) = &config.policy.source;
-    let plan = Plan {
-        source: Source::Directory(policy_directory.clone()),
-        floor: None,
-        max_age: None,
-        state_directory: state_directory.clone(),
-        audit_file: config.audit.file.clone(),
+    let state_directory = config.state.directory.clone();
+    let (plan, _api_server) = {
+        let _judges = judges.enter();
+        sources::follow(&config).map_err(DaemonError::Source)?
     };
     let places = Places {
         socket: config.listen.socket.clone(),
         endpoint: config.runtime.endpoint.clone(),
-        source: policy_directory.display().to_string(),
+        source: config.policy.source.to_string(),
         audit_file: config.audit.file.clone(),
     };
-    let audit_config =
-        audit::Config { file: config.audit.file, state_directory: state_directory.clone(), node };
+    let audit_config = audit::Config {
+        file: config.audit.file.clone(),
+        state_directory: state_directory.clone(),
+        node,
+    };
     let (board, metrics) = (Board::default(), Metrics::default());
     {
         let (board, metrics) = (board.clone(), metrics.clone());
@@ -296,6 +296,7 @@ impl DaemonError {
             DaemonError::Audit(LogError::Irregular(_) | LogError::Foreign(_))
                 | DaemonError::Listen(ListenError::NotASocket(_))
                 | DaemonError::Sandbox(_)
+                | DaemonError::Source(_)
         )
     }
 }
@@ -309,6 +310,9 @@ pub enum DaemonError {
     /// Which image sandboxes are made from is not known.
     #[error(transparent)]
     Sandbox(Box<SandboxError>),
+    /// The source of policies is configured so that it cannot be believed.
+    #[error("{0}")]
+    Source(String),
     /// There is no socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -19,6 +19,19 @@ use super::{ImagePolicy, Mode, PolicySet, Revoked, Texts};
 /// What the names of its policies begin with in messages and records. No name in a set has a `/`.
 const PREFIX: &str = "floor/";
 
+/// A set of the source with the floor in a directory beside it.
+///
+/// # Errors
+///
+/// Everything that is wrong with the floor.
+pub fn beside_floor(
+    directory: &Path,
+    source: &PolicySet,
+    now: Timestamp,
+) -> Result<PolicySet, Problems> {
+    Floor::read(directory, now).map(|(floor, _texts)| floor.beside(source))
+}
+
 /// Policies of the node itself.
 #[derive(Clone, Debug)]
 pub(super) struct Floor(Arc<PolicySet>);

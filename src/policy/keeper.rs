@@ -78,6 +78,8 @@ pub(super) struct Keeper {
     waiting: Option<Offer>,
     /// That the time of the set is over was told.
     expired: Option<Trouble>,
+    /// Why policies could not be kept the last time.
+    unkept: Option<String>,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,7 @@ impl Keeper {
             floor_rejected: None,
             waiting: None,
             expired: None,
+            unkept: None,
         };
         keeper.compose(true);
         keeper
@@ -304,7 +307,7 @@ impl Keeper {
             }
         };
         let same = |source: &Source| source.set.digest() == digest;
-        let in_force = step == Step::Same && self.source.as_ref().is_some_and(same);
+        let in_force = self.source.as_ref().is_some_and(same);
         let renewed = last
             .is_none_or(|last| last.revision != offered.revision || last.source != offered.source);
         if (step == Step::Next || renewed || !self.kept.has(digest))
@@ -385,17 +388,26 @@ impl Keeper {
     /// Keeps a set; the error is a sentence, and was logged.
     fn keep(&mut self, kind: Kind, last: Last, offer: &Offer) -> Result<(), String> {
         match self.kept.keep(kind, last, &offer.to_bytes()) {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                self.unkept = None;
+                Ok(())
+            }
             Ok(Some(why)) => {
-                tracing::warn!(
-                    "{why}; after a restart these policies hold once the source is heard"
-                );
+                self.warn(&why);
                 Ok(())
             }
             Err(why) => {
-                tracing::warn!("policies cannot be kept on this node: {why}");
+                self.warn(&why);
                 Err(why)
             }
+        }
+    }
+
+    /// Logs once why policies are not kept.
+    fn warn(&mut self, why: &str) {
+        if self.unkept.as_deref() != Some(why) {
+            tracing::warn!("policies are not kept for the next start: {why}");
+            self.unkept = Some(why.to_owned());
         }
     }
 
@@ -513,3 +525,6 @@ fn note(slot: &mut Option<Trouble>, kind: TroubleKind, message: &str, now: Times
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

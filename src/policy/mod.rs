@@ -28,6 +28,7 @@ pub mod watch;
 mod yaml;
 
 pub use current::{Changes, Current};
+pub use floor::beside_floor;
 pub use keeper::Event;
 pub use model::{
     Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,

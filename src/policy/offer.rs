@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::problem::Problems;
 
-use super::{Texts, bundle::Genuine};
+use super::{PolicySet, Texts, bundle::Genuine};
 
 /// The set that a source holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,20 @@ impl Offer {
     /// What a directory of files holds.
     pub(super) fn of_files(texts: Texts) -> Self {
         Self { texts, revision: None, expires_at: None, sealed: None }
+    }
+
+    /// What custom resources say.
+    pub(crate) fn of_objects(texts: Texts, revision: u64) -> Self {
+        Self { revision: Some(revision), ..Self::of_files(texts) }
+    }
+
+    /// The set that is offered, whether or not it may come into force.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with its texts; `source` is the name of where they come from.
+    pub fn read(&self, source: &str, now: Timestamp) -> Result<PolicySet, Problems> {
+        Ok(self.texts.read(source, now)?.with_revision(self.revision))
     }
 
     /// What [`Offer::to_bytes`] made of an offer that is no signed bundle, without its revision.
