@@ -7,6 +7,7 @@
 
 pub mod bundle;
 pub mod current;
+pub mod fetch;
 mod fields;
 mod file;
 pub mod model;
