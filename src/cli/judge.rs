@@ -20,12 +20,12 @@ use crate::{
     pipeline,
     policy::{Caller, PolicySet, source},
     refusal::Code,
-    resolve::{HostsDirectories, Registry},
+    resolve::{AuthFile, HostsDirectories, Registry},
     sources,
     verify::PublicKey,
 };
 
-use super::{Exit, arguments::Question, auth_file::AuthFile, config};
+use super::{Exit, arguments::Question, config};
 
 /// Largest key file, in bytes.
 const MAX_KEY: u64 = 64 << 10;

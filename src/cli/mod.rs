@@ -2,7 +2,6 @@
 
 mod arguments;
 mod audit;
-mod auth_file;
 mod check;
 mod evidence;
 mod explain;

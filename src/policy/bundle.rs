@@ -26,7 +26,7 @@ use crate::{
 
 use super::Offer;
 
-pub(crate) use artifact::Artifact;
+pub(crate) use artifact::{Artifact, Layer, MAX_MANIFEST, signers};
 pub use envelope::PAYLOAD_TYPE;
 pub use payload::{Payload, PayloadError};
 pub use sign::{Signed, SigningKey, SigningKeyError, sign};

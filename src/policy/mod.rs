@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod crd;
 pub mod current;
 mod ear;
+pub mod fetch;
 mod fields;
 mod file;
 mod floor;
