@@ -6,9 +6,11 @@
 //! force, `current` swaps whole sets.
 
 pub mod current;
+pub mod crd;
 mod fields;
 mod file;
 pub mod model;
+pub mod objects;
 mod offer;
 pub mod pace;
 mod pattern;

@@ -14,6 +14,7 @@ pub(crate) mod properties;
 pub(crate) mod testing;
 
 use finding::{Finding, Shortfall};
+pub(crate) use key::MAX_PEM;
 pub use key::{BadSignature, KeyError, KeyId, KeyIdError, PublicKey};
 
 use std::fmt;

@@ -28,6 +28,8 @@ const BANS: &[Ban] = &[
             "decode/",
             "policy/fields.rs",
             "policy/file.rs",
+            "policy/crd.rs",
+            "policy/crd/",
             "policy/file/",
             "policy/model.rs",
             "policy/pattern.rs",

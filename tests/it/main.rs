@@ -5,6 +5,7 @@
 mod support;
 
 mod cli;
+mod crds;
 mod crowd;
 mod pin;
 mod preflight;
