@@ -52,12 +52,7 @@ pub(super) fn of_status(
     let resource = kind.resource();
     let failure = |what, told: String| Failure::new(what, format!("{address} {told}"));
     match status.as_u16() {
-        401 => failure(
-            What::Credentials,
-            "does not know who asks (401 Unauthorized): the certificate or token of this node is \
-             expired or not of that cluster"
-                .to_owned(),
-        ),
+        401 => failure(What::Credentials, UNKNOWN.to_owned()),
         403 => failure(
             What::Answer,
             format!(
@@ -77,6 +72,27 @@ pub(super) fn of_status(
             Failure { after: after.map(|after| after.min(MAX_RETRY_AFTER)), ..failure }
         }
     }
+}
+
+/// An answer of another status than was hoped for, to something that this node tells.
+pub(super) fn of_writing(
+    address: &str,
+    what: &str,
+    status: StatusCode,
+    after: Option<Duration>,
+) -> Failure {
+    let kind = if status == StatusCode::UNAUTHORIZED { What::Credentials } else { What::Answer };
+    let told = match status.as_u16() {
+        401 => UNKNOWN.to_owned(),
+        403 => format!(
+            "does not let this node write {what} (403 Forbidden): apply \
+             packaging/kubernetes/rbac.yaml"
+        ),
+        404 => format!("has no place for {what} yet (404 Not Found)"),
+        _ => format!("answered {status} to {what}"),
+    };
+    let after = after.map(|after| after.min(MAX_RETRY_AFTER));
+    Failure { after, ..Failure::new(kind, format!("{address} {told}")) }
 }
 
 /// What was sent of this kind cannot be used.
@@ -100,6 +116,8 @@ pub(super) fn unanswered(address: &str, error: &(dyn StdError + 'static)) -> Fai
     Failure::new(What::Connection, format!("{address} {why}"))
 }
 
+const UNKNOWN: &str = "does not know who asks (401 Unauthorized): the certificate or token of \
+                       this node is expired or not of that cluster";
 const CLOSED: &str = "closed the connection without an answer";
 
 fn of_tls(error: &rustls::Error) -> &'static str {
@@ -143,4 +161,71 @@ fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
         };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::kinds::KINDS;
+
+    #[test]
+    fn a_status_is_told_with_the_remedy() {
+        let told = |code: u16| {
+            let status = StatusCode::from_u16(code).unwrap();
+            let after = Some(Duration::from_secs(600));
+            of_status("the API server https://a", &KINDS[0], status, after)
+        };
+        for (code, what, why) in [
+            (
+                401,
+                What::Credentials,
+                "does not know who asks (401 Unauthorized): the certificate or token of this \
+                 node is expired or not of that cluster",
+            ),
+            (
+                403,
+                What::Answer,
+                "does not let this node read imagepolicies.portcullis.dev (403 Forbidden): apply \
+                 packaging/kubernetes/rbac.yaml",
+            ),
+            (
+                404,
+                What::Answer,
+                "does not know imagepolicies.portcullis.dev (404 Not Found): apply \
+                 packaging/kubernetes/crds",
+            ),
+            (
+                410,
+                What::Expired,
+                "no longer knows the changes of imagepolicies.portcullis.dev (410 Gone)",
+            ),
+            (500, What::Answer, "answered 500 Internal Server Error"),
+        ] {
+            let failure = told(code);
+            assert_eq!(
+                (failure.what, &*failure.why),
+                (what, &*format!("the API server https://a {why}"))
+            );
+        }
+        assert_eq!(told(429).after, Some(MAX_RETRY_AFTER));
+    }
+
+    #[test]
+    fn no_answer_is_told_in_few_words() {
+        let told = |error: &(dyn StdError + 'static)| unanswered("it", error).why;
+        let io = |kind: io::ErrorKind| told(&io::Error::other(io::Error::from(kind)));
+        assert_eq!(io(io::ErrorKind::ConnectionRefused), "it refused the connection");
+        assert_eq!(io(io::ErrorKind::TimedOut), "it cannot be connected to in time");
+        assert_eq!(
+            io(io::ErrorKind::ConnectionReset),
+            "it closed the connection without an answer"
+        );
+        assert_eq!(io(io::ErrorKind::Other), "it cannot be connected to");
+        let tls = |error| told(&io::Error::other(rustls::Error::InvalidCertificate(error)));
+        use rustls::CertificateError as C;
+        assert_eq!(tls(C::Expired), "it has a certificate that is expired");
+        assert_eq!(tls(C::NotValidYet), "it has a certificate that is not valid yet");
+        assert_eq!(tls(C::NotValidForName), "it has a certificate for another name");
+        assert_eq!(tls(C::Revoked), "it has a certificate that cannot be accepted");
+    }
 }

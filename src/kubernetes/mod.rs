@@ -6,11 +6,16 @@
 //! the Node's condition, `events` and `ration` put refusals on their pods.
 
 mod client;
+pub mod condition;
+pub mod events;
 mod failure;
 mod kinds;
 mod lines;
 mod list;
+mod names;
 mod object;
+mod ration;
+mod report;
 mod set;
 mod watch;
 mod wire;
@@ -22,6 +27,8 @@ use tokio::sync::{Notify, mpsc};
 use crate::policy::{Heard, Offer, pace::Pace};
 
 pub use client::Server;
+pub use names::node_name;
+pub use report::report;
 
 /// Where the API server is, and when it is asked.
 #[derive(Clone, Debug, Default)]

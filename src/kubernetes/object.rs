@@ -13,5 +13,5 @@ pub(super) fn text(kind: &Kind, item: &Item) -> Result<Text, Problem> {
         "apiVersion": object["apiVersion"], "kind": object["kind"],
         "metadata": {"name": item.name}, "spec": object["spec"],
     });
-    Ok(Text { name: format!("{}/{}", kind.name, item.name), text: text.to_string() })
+    Ok(Text { name: format!("{}/{}", kind.plural, item.name), text: text.to_string() })
 }

@@ -246,3 +246,6 @@ fn size(text: &Result<Text, Problem>) -> usize {
         Err(problem) => problem.message.len(),
     }
 }
+
+#[cfg(test)]
+mod tests;

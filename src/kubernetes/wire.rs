@@ -151,3 +151,6 @@ fn version(text: &str) -> Result<u64, String> {
         format!("its resourceVersion is no decimal number that could grow, \"{}\"", shorten(text))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ async fn a_set_is_listed_and_then_follows_every_change() {
     let version = server.apply(&revocation("bad", 'a'));
     let mut node = Node::of(&server);
     let first = node.offer().await;
-    assert_eq!(names(&first), ["ImagePolicy/a", "ImagePolicy/b", "Revocation/bad"]);
+    assert_eq!(names(&first), ["imagepolicies/a", "imagepolicies/b", "revocations/bad"]);
     assert_eq!((first.revision, first.expires_at), (Some(version), None));
     first.texts.read("the API server", jiff::Timestamp::now()).unwrap();
 
@@ -25,6 +25,6 @@ async fn a_set_is_listed_and_then_follows_every_change() {
     let third = node.offer().await;
     assert_eq!(
         (names(&third), third.revision),
-        (vec!["ImagePolicy/a", "ImagePolicy/b"], Some(version))
+        (vec!["imagepolicies/a", "imagepolicies/b"], Some(version))
     );
 }
