@@ -22,6 +22,7 @@ mod watch;
 mod yaml;
 
 pub use current::{Changes, Current};
+pub(crate) use file::read_moment;
 pub use model::{
     Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,
     Revoked,
