@@ -76,7 +76,7 @@ pub struct Fetcher {
 
 #[derive(Debug)]
 enum Asker {
-    Https(https::Https),
+    Https(Box<https::Https>),
     Oci(oci::Oci),
 }
 
@@ -135,7 +135,9 @@ impl Fetcher {
     pub fn with_patience(place: Place, keys: Arc<[PublicKey]>, patience: Patience) -> Self {
         let name = place.to_string();
         let asker = match place {
-            Place::Https { address, ca } => Asker::Https(https::Https::new(address, ca, patience)),
+            Place::Https { address, ca } => {
+                Asker::Https(Box::new(https::Https::new(address, ca, patience)))
+            }
             Place::Oci { image, credentials, registry } => {
                 Asker::Oci(oci::Oci::new(image, credentials, registry))
             }

@@ -29,6 +29,7 @@ pub mod watch;
 mod yaml;
 
 pub use current::{Changes, Current};
+pub(crate) use file::moment::read_moment;
 pub use floor::beside_floor;
 pub use keeper::Event;
 pub use model::{

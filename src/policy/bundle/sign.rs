@@ -49,7 +49,6 @@ pub struct SigningKey {
     public: PublicKey,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one of them in a process")]
 enum Pair {
     Ecdsa(EcdsaKeyPair),
     Rsa(RsaKeyPair),

@@ -1,5 +1,6 @@
 //! Signed bundles of policies from servers and registries that behave, and from those that do not.
 
+mod commands;
 mod https;
 mod oci;
 mod poller;
