@@ -37,6 +37,7 @@ pub mod kubernetes;
 pub mod config;
 pub mod daemon;
 pub mod preflight;
+mod sources;
 pub mod status;
 pub mod metrics;
 mod telemetry;

@@ -209,7 +209,7 @@ impl Set {
         };
         self.told = Told::Offer;
         let texts = Texts { files, keys: Vec::new() };
-        Some(Heard::Offer(Offer { texts, revision: Some(self.revision), expires_at: None }))
+        Some(Heard::Offer(Offer::of_objects(texts, self.revision)))
     }
 
     /// The trouble that there is to tell of. None: there is none, or it was told.
