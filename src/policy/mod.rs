@@ -2,11 +2,12 @@
 //!
 //! `file` reads the strict wire format (over `yaml`, the tree, and `fields`, which reports what
 //! is wrong with it), `model` holds policies that cannot be empty or contradictory, `select`
-//! finds those that match; all pure. `source` reads a directory, `watch` keeps what it read in
+//! finds those that match; all pure. `crd` tells an API server the format, and `objects` makes texts
+//! of what it holds. `source` reads a directory, `watch` keeps what it read in
 //! force, `current` swaps whole sets.
 
-pub mod current;
 pub mod crd;
+pub mod current;
 mod fields;
 mod file;
 pub mod model;

@@ -122,7 +122,7 @@ impl Server {
             }
         }
         let keys: Option<Vec<_>> = match schema["x-kubernetes-list-type"].as_str() {
-            Some("set") => value.as_array().map(|entries| entries.iter().cloned().collect()),
+            Some("set") => value.as_array().cloned(),
             Some("map") => value.as_array().map(|entries| {
                 let keys = schema["x-kubernetes-list-map-keys"].as_array().unwrap();
                 let [key] = &keys[..] else { panic!("{path}: one key is expected") };
