@@ -7,6 +7,7 @@ mod serve;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -172,7 +173,7 @@ impl Metrics {
 
     /// All metrics as text, with those that are no counters as they are now.
     pub fn text(&self, sources: &Sources) -> String {
-        let policies = sources.policies.snapshot().ok();
+        let policies = sources.policies.snapshot(Timestamp::now()).ok();
         self.0.policy_set.clear();
         if let Some(policies) = &policies {
             let labels = PolicySet { digest: policies.digest().to_string() };

@@ -175,6 +175,20 @@ impl Report {
         self.list.is_empty()
     }
 
+    /// How many problems are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Leaves places out of the problems behind the first ones: of a text that was not written
+    /// by hand, lines and columns tell nothing.
+    pub(crate) fn forget_places(&mut self, behind: usize) {
+        for problem in &mut self.list[behind..] {
+            problem.at = problem.at.filter(|_| problem.field.is_none());
+            problem.excerpt = None;
+        }
+    }
+
     /// What was read, if nothing at all is wrong with it.
     pub(crate) fn finish<T>(self, read: T) -> Result<T, Problems> {
         match self.list.is_empty() {

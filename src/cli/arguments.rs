@@ -93,6 +93,7 @@ pub(super) enum Command {
     /// an authority's `digests`.
     #[command(after_help = "Examples:\n  portcullis preflight --policy ./policies\n  \
         portcullis preflight --policy ./policies --auth-file pull-secret.json -o json\n  \
+        portcullis preflight --policy kubernetes:\n  \
         portcullis preflight --offline   (the policies of the configuration, as if no registry answered)\n\n\
         Exit codes: 0 nothing would be refused, 1 something would be,\n\
         2 could not judge everything, and nothing else would be refused, 78 configuration or policy")]
@@ -126,9 +127,9 @@ pub(super) enum Command {
 pub(super) struct Question {
     /// The image, as a pod would name it
     pub(super) image: String,
-    /// Directory or file of policies [default: the policy source of the configuration]
-    #[arg(long, value_name = "PATH", conflicts_with = "key")]
-    pub(super) policy: Option<PathBuf>,
+    /// Directory or file of policies, or a source as in policy.source [default: that one]
+    #[arg(long, value_name = "PATH|SOURCE", conflicts_with = "key")]
+    pub(super) policy: Option<String>,
     /// Judge by this public key alone (PEM), in place of policies
     #[arg(long, value_name = "PEM")]
     pub(super) key: Option<PathBuf>,
@@ -149,9 +150,9 @@ pub(super) struct Question {
 /// What `preflight` asks.
 #[derive(Args, Debug)]
 pub(super) struct Candidate {
-    /// Directory or file of policies [default: the policy source of the configuration]
+    /// Directory or file of policies, or a source as in policy.source [default: that one]
     #[arg(long, value_name = "PATH")]
-    pub(super) policy: Option<PathBuf>,
+    pub(super) policy: Option<String>,
     /// Ask no registry: judge by the evidence on this node alone
     #[arg(long)]
     pub(super) offline: bool,

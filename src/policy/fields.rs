@@ -206,11 +206,15 @@ impl Reader<'_> {
         }
     }
 
-    /// The entries of a list that is not empty.
-    pub(super) fn list<'n>(&mut self, field: &Field<'n>) -> Option<Vec<Field<'n>>> {
+    /// The entries of a list that is not empty and has at most `max` of them.
+    fn list<'n>(&mut self, field: &Field<'n>, max: usize) -> Option<Vec<Field<'n>>> {
         let nodes = match field.value {
             Value::List(nodes) if nodes.is_empty() => {
                 return self.wrong(field, "is an empty list; remove the field or fill the list");
+            }
+            Value::List(nodes) if nodes.len() > max => {
+                let message = format!("has {} entries, {max} are allowed", nodes.len());
+                return self.wrong(field, message);
             }
             Value::List(nodes) => nodes,
             Value::Null => return self.wrong(field, "is empty"),
@@ -222,23 +226,24 @@ impl Reader<'_> {
         Some(nodes.iter().enumerate().map(entry).collect())
     }
 
-    /// A list that is not empty, each entry read alike; all of them, so that all problems show.
+    /// A list of 1 to `max` entries, each read alike; all of them, so that all problems show.
     pub(super) fn each<'n, T>(
         &mut self,
         field: &Field<'n>,
+        max: usize,
         mut read: impl FnMut(&mut Self, &Field<'n>) -> Option<T>,
     ) -> Option<Vec<T>> {
-        let read: Vec<_> = self.list(field)?.iter().map(|entry| read(self, entry)).collect();
+        let read: Vec<_> = self.list(field, max)?.iter().map(|entry| read(self, entry)).collect();
         read.into_iter().collect()
     }
 
-    /// A list that is not empty, each entry parsed, and none there twice.
-    pub(super) fn distinct<T>(&mut self, field: &Field<'_>) -> Option<BTreeSet<T>>
+    /// A list of 1 to `max` entries, each parsed, and none there twice.
+    pub(super) fn distinct<T>(&mut self, field: &Field<'_>, max: usize) -> Option<BTreeSet<T>>
     where
         T: Ord + std::str::FromStr<Err: std::fmt::Display>,
     {
         let mut distinct = BTreeSet::new();
-        self.each(field, |reader, field| match distinct.insert(reader.parsed(field)?) {
+        self.each(field, max, |reader, field| match distinct.insert(reader.parsed(field)?) {
             true => Some(()),
             false => reader.wrong(field, "is listed twice; remove one of the two"),
         })?;

@@ -4,20 +4,17 @@
 //! line, column and field. What the format defines and this version does not implement is
 //! refused by name, never left out of the judgement.
 
-mod authority;
-mod break_glass;
-mod revocation;
+pub(super) mod authority;
+pub(super) mod break_glass;
+pub(super) mod moment;
+pub(super) mod name;
+pub(super) mod revocation;
 
 pub(super) use revocation::Revocation;
 
 use std::num::NonZeroUsize;
 
-use jiff::Timestamp;
-
-use crate::{
-    image::shorten,
-    problem::{Position, Problem, Report},
-};
+use crate::problem::{Position, Problem, Report};
 
 use super::{
     ImagePolicy, Mode,
@@ -27,11 +24,27 @@ use super::{
 };
 
 /// The only version of the format.
-const API_VERSION: &str = "portcullis.dev/v1alpha1";
+pub(super) const API_VERSION: &str = "portcullis.dev/v1alpha1";
 /// Largest policy file, in bytes.
 pub(super) const MAX_FILE: usize = 1024 * 1024;
-/// Longest name, in bytes (RFC 1123 subdomain, as Kubernetes names objects).
-const MAX_NAME: usize = 253;
+/// Most patterns in one list.
+pub(super) const MAX_PATTERNS: usize = 1000;
+
+/// Fields of an object.
+pub(super) const OBJECT: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
+/// Fields of a policy's `spec`.
+pub(super) const SPEC: [&str; 6] =
+    ["mode", "match", "reference", "atLeast", "authorities", "breakGlass"];
+/// Fields of `spec.match`.
+pub(super) const SCOPE: [&str; 4] = ["images", "excludeImages", "namespaces", "excludeNamespaces"];
+/// Words of `kind`.
+pub(super) const KINDS: [(&str, Kind); 2] =
+    [("ImagePolicy", Kind::Policy), ("Revocation", Kind::Revocation)];
+/// Words of `spec.mode`; the first is meant where there is none.
+pub(super) const MODES: [(&str, Mode); 2] = [("Enforce", Mode::Enforce), ("Warn", Mode::Warn)];
+/// Words of `spec.reference`; the first is meant where there is none.
+pub(super) const REFERENCES: [(&str, ReferenceRule); 2] =
+    [("Any", ReferenceRule::Any), ("Digest", ReferenceRule::Digest)];
 
 /// Reads the text behind `publicKey.file`; its error is a sentence.
 pub(super) type ReadKey<'a> = dyn FnMut(&str) -> Result<String, String> + 'a;
@@ -70,7 +83,7 @@ impl Object {
 
 /// `kind`.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Policy,
     Revocation,
 }
@@ -111,15 +124,14 @@ fn document(
     read_key: &mut ReadKey<'_>,
     field: &Field<'_>,
 ) -> Option<Document> {
-    let top = reader.fields(field, &["apiVersion", "kind", "metadata", "spec"], &[])?;
+    let top = reader.fields(field, &OBJECT, &[])?;
     let version = reader.required(&top, "apiVersion");
     version.and_then(|field| reader.word(&field, &[(API_VERSION, ())], &[]));
     let kind = reader.required(&top, "kind")?;
     // Another kind has other fields; to report those as unknown would mislead.
-    let kinds = [("ImagePolicy", Kind::Policy), ("Revocation", Kind::Revocation)];
-    let kind = reader.word(&kind, &kinds, &["TrustRoot"])?;
+    let kind = reader.word(&kind, &KINDS, &["TrustRoot"])?;
     let metadata = reader.required(&top, "metadata");
-    let name = metadata.and_then(|field| self::metadata(reader, &field));
+    let name = metadata.and_then(|field| name::metadata(reader, &field));
     let spec = reader.required(&top, "spec");
     let mut object = match kind {
         Kind::Policy => Object::Policy(spec.and_then(|field| policy(reader, read_key, &field))),
@@ -134,55 +146,18 @@ fn document(
     Some(Document { name, at, object })
 }
 
-fn metadata(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<(String, Position)> {
-    let metadata = reader.fields(field, &["name", "labels", "annotations"], &[])?;
-    for map in ["labels", "annotations"] {
-        // They change no judgement, but the API server would refuse a bad one.
-        metadata.get(map).and_then(|field| reader.texts(&field));
-    }
-    let field = reader.required(&metadata, "name")?;
-    Some((name(reader, &field)?, field.at))
-}
-
-fn name(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
-    let name = reader.text(field)?;
-    if is_subdomain(name) {
-        return Some(name.to_owned());
-    }
-    let message = format!(
-        "{:?} is no name: at most {MAX_NAME} lower-case letters, digits, '-' and '.' are \
-         expected, each part beginning and ending with a letter or digit",
-        shorten(name)
-    );
-    reader.wrong(field, message)
-}
-
-/// Whether a text is what Kubernetes takes for a "DNS subdomain" (RFC 1123).
-fn is_subdomain(name: &str) -> bool {
-    let edge = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9');
-    let is_label = |label: &str| {
-        label.bytes().all(|c| edge(c) || c == b'-')
-            && label.bytes().next().is_some_and(edge)
-            && label.bytes().last().is_some_and(edge)
-    };
-    name.len() <= MAX_NAME && name.split('.').all(is_label)
-}
-
 /// The `spec` of a policy, which has no name yet.
 fn policy(
     reader: &mut Reader<'_>,
     read_key: &mut ReadKey<'_>,
     field: &Field<'_>,
 ) -> Option<ImagePolicy> {
-    let known = ["mode", "match", "reference", "atLeast", "authorities", "breakGlass"];
-    let spec = reader.fields(field, &known, &["attestations"])?;
-    let modes = [("Enforce", Mode::Enforce), ("Warn", Mode::Warn)];
+    let spec = reader.fields(field, &SPEC, &["attestations"])?;
     let mode =
-        reader.or(&spec, "mode", Mode::Enforce, |reader, field| reader.word(field, &modes, &[]));
+        reader.or(&spec, "mode", MODES[0].1, |reader, field| reader.word(field, &MODES, &[]));
     let scope = reader.required(&spec, "match").and_then(|field| scope(reader, &field));
-    let rules = [("Any", ReferenceRule::Any), ("Digest", ReferenceRule::Digest)];
-    let reference = reader.or(&spec, "reference", ReferenceRule::Any, |reader, field| {
-        reader.word(field, &rules, &[])
+    let reference = reader.or(&spec, "reference", REFERENCES[0].1, |reader, field| {
+        reader.word(field, &REFERENCES, &[])
     });
     let authorities = reader.required(&spec, "authorities");
     let authorities = authorities.and_then(|field| authority::each(reader, read_key, &field));
@@ -203,17 +178,14 @@ fn policy(
 }
 
 fn scope(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Scope> {
-    let known = ["images", "excludeImages", "namespaces", "excludeNamespaces"];
-    let scope = reader.fields(field, &known, &[])?;
+    let scope = reader.fields(field, &SCOPE, &[])?;
     let images = reader.required(&scope, "images");
-    let images = images.and_then(|field| reader.each(&field, Reader::parsed));
-    let exclude_images =
-        reader.or(&scope, "excludeImages", Vec::new(), |r, field| r.each(field, Reader::parsed));
+    let images = images.and_then(|field| patterns(reader, &field));
+    let exclude_images = reader.or(&scope, "excludeImages", Vec::new(), patterns);
     let namespaces = reader.or(&scope, "namespaces", Namespaces::All, |reader, field| {
-        reader.each(field, Reader::parsed).map(Namespaces::Only)
+        patterns(reader, field).map(Namespaces::Only)
     });
-    let exclude_namespaces = reader
-        .or(&scope, "excludeNamespaces", Vec::new(), |r, field| r.each(field, Reader::parsed));
+    let exclude_namespaces = reader.or(&scope, "excludeNamespaces", Vec::new(), patterns);
     Some(Scope {
         images: images?,
         exclude_images: exclude_images?,
@@ -222,21 +194,11 @@ fn scope(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Scope> {
     })
 }
 
-/// A moment as Kubernetes writes it (RFC 3339), and nothing else that a parser of times takes.
-fn moment(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Timestamp> {
-    let text = reader.text(field)?;
-    read_moment(text).map_err(|why| reader.wrong::<()>(field, why)).ok()
-}
-
-/// Reads such a moment; the error is a sentence.
-pub(crate) fn read_moment(text: &str) -> Result<Timestamp, String> {
-    let shape = text.len() <= 35
-        && text.bytes().all(|c| c.is_ascii_digit() || b"TZ:.+-".contains(&c))
-        && text.as_bytes().get(10) == Some(&b'T')
-        && text.as_bytes().get(16) == Some(&b':');
-    shape.then(|| text.parse().ok()).flatten().ok_or_else(|| {
-        format!("{:?} is no time; write it as in 2026-01-01T00:00:00Z (RFC 3339)", shorten(text))
-    })
+fn patterns<T>(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Vec<T>>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    reader.each(field, MAX_PATTERNS, Reader::parsed)
 }
 
 #[cfg(test)]

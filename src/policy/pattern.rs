@@ -6,9 +6,9 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use crate::image::{Repository, governed, shorten};
 
 /// Longest pattern for repositories, in bytes: a repository has no more than 255.
-const MAX_REPOSITORY_PATTERN: usize = 255;
+pub(super) const MAX_REPOSITORY_PATTERN: usize = 255;
 /// Longest pattern for namespaces, in bytes: a namespace is a label of 63 (RFC 1123).
-const MAX_NAME_PATTERN: usize = 63;
+pub(super) const MAX_NAME_PATTERN: usize = 63;
 
 /// Matches canonical repositories, as a whole: `*` stands for any run of characters within a
 /// path segment, `**` for one or more whole segments.
@@ -82,11 +82,18 @@ impl FromStr for RepositoryPattern {
 /// A pattern that no canonical repository can match is a mistake: some repository that it
 /// describes must read as itself.
 fn check_canonical(text: &str) -> Result<(), PatternError> {
-    // `**` becomes two segments: one would turn `docker.io/**` into a familiar name.
-    let example = |part: &str| part.replace("**", "1/1").replace('*', "1");
+    // No longer than the pattern. But one segment would make `docker.io/**` a familiar name.
+    let example = |part: &str| match part {
+        "**" if text.ends_with("docker.io/**") => "1/1".to_owned(),
+        _ => part.replace("**", "1").replace('*', "1"),
+    };
     let (wholes, path) = match text.split_once('/') {
         None => (vec![example(text)], text),
-        Some(("*" | "**", path)) => (vec![format!("a.a/{}", example(path))], path),
+        // An upper-case letter is the shortest registry.
+        Some(("*" | "**", path)) => (vec![format!("A/{}", example(path))], path),
+        Some((registry, _)) if registry.starts_with('[') && !is_whole_address(registry) => {
+            return Err(PatternError::Malformed(shorten(text)));
+        }
         Some((registry, path)) => {
             let host = registry.rsplit_once(':').map_or(registry, |(host, _port)| host);
             if host.ends_with('*') {
@@ -113,6 +120,11 @@ fn check_canonical(text: &str) -> Result<(), PatternError> {
         (None, Some(prefix)) => Err(familiar(prefix, path)),
         (None, None) => Err(malformed()),
     }
+}
+
+/// Whether no part of an IPv6 address is left open; its port may be.
+fn is_whole_address(registry: &str) -> bool {
+    registry.split_once(']').is_some_and(|(address, _port)| !address.contains('*'))
 }
 
 impl RepositoryPattern {

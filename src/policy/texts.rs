@@ -88,6 +88,7 @@ pub(super) fn build<'a>(
     let mut names: BTreeMap<(&str, String), (String, Position)> = BTreeMap::new();
     for (file, Text { name, text }) in texts {
         files.add(name, text);
+        let before = report.len();
         let mut read_key = |name: &str| {
             let text = match known.entry(name.to_owned()) {
                 Entry::Occupied(known) => known.into_mut(),
@@ -113,6 +114,10 @@ pub(super) fn build<'a>(
                 }
                 Object::Revocation(revocation) => revocations.extend(revocation.map(|r| (name, r))),
             }
+        }
+        // A file's name has no slash, an object's has: nobody has seen its text.
+        if name.contains('/') {
+            report.forget_places(before);
         }
     }
     let wrong = |message: String| Problem::of_file(source, message);

@@ -86,7 +86,7 @@ impl Parts {
         report.socket = socket.display().to_string();
         report.policies.source.clone_from(source);
         report.audit.file = audit_file.display().to_string();
-        match self.policies.snapshot() {
+        match self.policies.snapshot(Timestamp::now()) {
             Ok(set) => {
                 let age = Timestamp::now().duration_since(set.loaded()).as_secs();
                 report.policies.digest = Some(set.digest().to_string());

@@ -32,7 +32,7 @@ use spki::{
 use crate::image::{Digest, shorten};
 
 /// Longest PEM text that is read, in bytes: an RSA key of 8192 bits has 1.5 KiB.
-const MAX_PEM: usize = 16 << 10;
+pub(crate) const MAX_PEM: usize = 16 << 10;
 /// RSA moduli that are accepted, in bits. Smaller ones can be factored; larger ones only cost
 /// time.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;

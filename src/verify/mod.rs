@@ -15,6 +15,7 @@ pub(crate) mod testing;
 
 pub(crate) use bundle::pre_authentication;
 use finding::{Finding, Shortfall};
+pub(crate) use key::MAX_PEM;
 pub use key::{BadSignature, KeyError, KeyId, KeyIdError, PublicKey};
 
 use std::{collections::BTreeMap, fmt};

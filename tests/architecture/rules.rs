@@ -29,6 +29,8 @@ const BANS: &[Ban] = &[
             "policy/bundle",
             "policy/fields.rs",
             "policy/file.rs",
+            "policy/crd.rs",
+            "policy/crd/",
             "policy/file/",
             "policy/model.rs",
             "policy/pace.rs",

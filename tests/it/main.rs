@@ -6,6 +6,7 @@ mod support;
 
 mod bundles;
 mod cli;
+mod crds;
 mod crowd;
 mod pin;
 mod preflight;
@@ -13,6 +14,7 @@ mod status;
 mod relay;
 mod storm;
 mod inventory;
+mod kubernetes;
 mod metrics;
 mod judged;
 mod packs;

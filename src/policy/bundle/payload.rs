@@ -10,7 +10,7 @@ use crate::{
     json::{self, JsonError},
     policy::{
         Text, Texts,
-        file::read_moment,
+        file::moment::read_moment,
         texts::{MAX_POLICIES, MAX_SET},
     },
 };

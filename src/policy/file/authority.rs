@@ -14,17 +14,31 @@ use crate::{
     verify::PublicKey,
 };
 
-use super::{ReadKey, moment, name};
+use super::{ReadKey, moment::moment, name::name};
 
 /// Longest reason of an `unsigned` authority, in bytes: it stands in every audit record.
-const MAX_REASON: usize = 256;
+pub(in crate::policy) const MAX_REASON: usize = 256;
 /// Most authorities of one policy; each costs a look at every signature.
-const MAX_AUTHORITIES: usize = 64;
+pub(in crate::policy) const MAX_AUTHORITIES: usize = 64;
+/// Most digests of one authority.
+pub(in crate::policy) const MAX_DIGESTS: usize = 1000;
+/// Most signed annotations that a key asks for.
+pub(in crate::policy) const MAX_ANNOTATIONS: usize = 64;
+/// Longest key of one, in characters. YAML takes keys up to 1024 with all their escapes.
+pub(in crate::policy) const MAX_ANNOTATION_KEY: usize = 128;
+/// Longest value of one, in characters.
+pub(in crate::policy) const MAX_ANNOTATION: usize = 1024;
 
 /// Authority kinds of this version.
-const KINDS: [&str; 3] = ["publicKey", "digests", "unsigned"];
+pub(in crate::policy) const KINDS: [&str; 3] = ["publicKey", "digests", "unsigned"];
 /// Authority kinds of the format that this version does not implement.
 pub(super) const LATER_KINDS: [&str; 5] = ["keyless", "certificate", "notation", "ociVault", "gpg"];
+
+/// Fields of `publicKey`. A `file` has its place beside policies that are files, too.
+pub(in crate::policy) const PUBLIC_KEY: [&str; 5] =
+    ["pem", "file", "notBefore", "notAfter", "annotations"];
+/// Fields of `unsigned`.
+pub(in crate::policy) const UNSIGNED: [&str; 1] = ["reason"];
 
 /// Never more than there are distinct identities: two authorities with the same key are one.
 pub(super) fn at_least(
@@ -67,7 +81,7 @@ pub(super) fn each(
     field: &Field<'_>,
 ) -> Option<Vec<Authority>> {
     let mut names: BTreeMap<String, Position> = BTreeMap::new();
-    let authorities = reader.each(field, |reader, field| {
+    reader.each(field, MAX_AUTHORITIES, |reader, field| {
         let (authority, at) = authority(reader, read_key, field)?;
         match names.insert(authority.name.clone(), at) {
             None => Some(authority),
@@ -81,12 +95,7 @@ pub(super) fn each(
                 reader.note(at, &path, message)
             }
         }
-    })?;
-    if authorities.len() > MAX_AUTHORITIES {
-        let message = format!("has {} entries, {MAX_AUTHORITIES} are allowed", authorities.len());
-        return reader.wrong(field, message);
-    }
-    Some(authorities)
+    })
 }
 
 fn authority(
@@ -123,9 +132,9 @@ fn kind(
     let field = authority.get(kind)?;
     match kind {
         "publicKey" => public_key(reader, read_key, &field).map(AuthorityKind::PublicKey),
-        "digests" => reader.distinct(&field).map(AuthorityKind::Digests),
+        "digests" => reader.distinct(&field, MAX_DIGESTS).map(AuthorityKind::Digests),
         "unsigned" => {
-            let unsigned = reader.fields(&field, &["reason"], &[])?;
+            let unsigned = reader.fields(&field, &UNSIGNED, &[])?;
             let reason = reader.required(&unsigned, "reason")?;
             Some(AuthorityKind::Unsigned { reason: self::reason(reader, &reason)? })
         }
@@ -139,8 +148,7 @@ fn public_key(
     read_key: &mut ReadKey<'_>,
     field: &Field<'_>,
 ) -> Option<PublicKeyAuthority> {
-    let known = ["pem", "file", "notBefore", "notAfter", "annotations"];
-    let fields = reader.fields(field, &known, &[])?;
+    let fields = reader.fields(field, &PUBLIC_KEY, &[])?;
     let key = match (fields.get("pem"), fields.get("file")) {
         (Some(pem), None) => match reader.text(&pem).map(PublicKey::from_pem) {
             Some(Ok(key)) => Some(key),
@@ -161,7 +169,7 @@ fn public_key(
     };
     let not_before = reader.or(&fields, "notBefore", None, |r, field| moment(r, field).map(Some));
     let not_after = reader.or(&fields, "notAfter", None, |r, field| moment(r, field).map(Some));
-    let annotations = reader.or(&fields, "annotations", BTreeMap::new(), |r, field| r.texts(field));
+    let annotations = reader.or(&fields, "annotations", BTreeMap::new(), signed_annotations);
     if let (Some(Some(before)), Some(Some(after)), Some(field)) =
         (not_before, not_after, fields.get("notAfter"))
         && before >= after
@@ -174,6 +182,28 @@ fn public_key(
         not_after: not_after?,
         annotations: annotations?,
     })
+}
+
+/// What must be signed beside the digest.
+fn signed_annotations(
+    reader: &mut Reader<'_>,
+    field: &Field<'_>,
+) -> Option<BTreeMap<String, String>> {
+    let annotations = reader.texts(field)?;
+    if annotations.len() > MAX_ANNOTATIONS {
+        let message = format!("has {} entries, {MAX_ANNOTATIONS} are allowed", annotations.len());
+        return reader.wrong(field, message);
+    }
+    let is_long = |text: &str, max| text.chars().nth(max).is_some();
+    if annotations.keys().any(|key| is_long(key, MAX_ANNOTATION_KEY)) {
+        let message = format!("has a key of more than {MAX_ANNOTATION_KEY} characters");
+        return reader.wrong(field, message);
+    }
+    if annotations.values().any(|value| is_long(value, MAX_ANNOTATION)) {
+        let message = format!("has a value of more than {MAX_ANNOTATION} characters");
+        return reader.wrong(field, message);
+    }
+    Some(annotations)
 }
 
 fn reason(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {

@@ -4,9 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::{
     image::Digest,
-    policy::fields::{Field, Reader},
+    policy::{
+        fields::{Field, Reader},
+        texts::MAX_REVOKED,
+    },
     verify::KeyId,
 };
+
+/// Fields of a revocation's `spec`.
+pub(in crate::policy) const REVOCATION: [&str; 2] = ["digests", "keys"];
 
 /// The `spec` of a revocation. It names something: one that revokes nothing does not load.
 pub(in crate::policy) struct Revocation {
@@ -24,9 +30,11 @@ impl Revocation {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Revocation> {
-    let fields = reader.fields(field, &["digests", "keys"], &[])?;
-    let digests = reader.or(&fields, "digests", BTreeSet::new(), |r, field| r.distinct(field));
-    let keys = reader.or(&fields, "keys", BTreeSet::new(), |r, field| r.distinct(field));
+    let fields = reader.fields(field, &REVOCATION, &[])?;
+    let digests =
+        reader.or(&fields, "digests", BTreeSet::new(), |r, field| r.distinct(field, MAX_REVOKED));
+    let keys =
+        reader.or(&fields, "keys", BTreeSet::new(), |r, field| r.distinct(field, MAX_REVOKED));
     // Neither list is the same as an empty mapping, which was refused above.
     Some(Revocation { digests: digests?, keys: keys? })
 }

@@ -1,0 +1,305 @@
+//! An API server's judgement of custom resources, as far as the CRDs use it: structural schemas
+//! (apiextensions.k8s.io/v1) with `fieldValidation=Strict`, and their rules in CEL.
+
+use std::collections::HashMap;
+
+use cel::{
+    Context, Program,
+    objects::{Key, Map},
+};
+use jiff::Timestamp;
+use portcullis::policy::crd;
+use regex::Regex;
+use serde_json::{Value, json};
+
+/// An API server that has the CRDs.
+pub(super) struct Server {
+    definitions: Vec<Value>,
+    patterns: HashMap<String, Regex>,
+    rules: HashMap<String, Program>,
+}
+
+impl Server {
+    pub(super) fn new() -> Self {
+        let definitions: Vec<_> = crd::definitions().into_iter().map(|(_, crd)| crd).collect();
+        let (mut patterns, mut rules) = (HashMap::new(), HashMap::new());
+        for definition in &definitions {
+            walk(schema_of(definition), &mut |schema| {
+                if let Some(pattern) = schema["pattern"].as_str() {
+                    patterns.insert(pattern.to_owned(), Regex::new(pattern).unwrap());
+                }
+                for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                    let rule = rule["rule"].as_str().unwrap();
+                    rules.insert(rule.to_owned(), Program::compile(rule).unwrap());
+                }
+            });
+        }
+        Self { definitions, patterns, rules }
+    }
+
+    /// The object as it is stored, or why it is not.
+    pub(super) fn judge(&self, object: &Value) -> Result<Value, Vec<String>> {
+        let definition = self.definitions.iter().find(|definition| {
+            let spec = &definition["spec"];
+            let version = format!(
+                "{}/{}",
+                spec["group"].as_str().unwrap(),
+                spec["versions"][0]["name"].as_str().unwrap()
+            );
+            object["apiVersion"] == version && object["kind"] == spec["names"]["kind"]
+        });
+        let definition = definition.ok_or_else(|| vec!["no matches for kind".to_owned()])?;
+        let schema = schema_of(definition);
+        let mut stored = object.clone();
+        complete(&mut stored, schema);
+        let mut errors = Vec::new();
+        metadata(&stored["metadata"], &mut errors);
+        let fields = Field { path: String::new(), schema, value: &stored };
+        self.validate(&fields, &mut errors);
+        if errors.is_empty() {
+            self.rules(&fields, &mut errors);
+        }
+        if errors.is_empty() { Ok(stored) } else { Err(errors) }
+    }
+
+    fn validate(&self, field: &Field<'_>, errors: &mut Vec<String>) {
+        let Field { path, schema, value } = field;
+        let mut wrong = |what: String| errors.push(format!("{path}: {what}"));
+        let limit = |key: &str| schema[key].as_f64();
+        let size = match (schema["type"].as_str().unwrap(), value) {
+            ("object", Value::Object(fields)) => fields.len(),
+            ("array", Value::Array(entries)) => entries.len(),
+            // An API server counts code points, not bytes.
+            ("string", Value::String(text)) => text.chars().count(),
+            ("integer", Value::Number(number)) if number.as_f64().unwrap().fract() == 0.0 => 0,
+            (wanted, _) => return wrong(format!("must be of type {wanted}")),
+        };
+        for (min, max) in [
+            ("minLength", "maxLength"),
+            ("minItems", "maxItems"),
+            ("minProperties", "maxProperties"),
+        ] {
+            if limit(min).is_some_and(|min| (size as f64) < min) {
+                wrong(format!("{min} is not reached"));
+            }
+            if limit(max).is_some_and(|max| (size as f64) > max) {
+                wrong(format!("{max} is exceeded"));
+            }
+        }
+        if let Some(number) = value.as_f64()
+            && (limit("minimum").is_some_and(|min| number < min)
+                || limit("maximum").is_some_and(|max| number > max))
+        {
+            wrong("is out of range".to_owned());
+        }
+        if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+            wrong("is no supported value".to_owned());
+        }
+        if let (Some(pattern), Some(text)) = (schema["pattern"].as_str(), value.as_str())
+            && !self.patterns[pattern].is_match(text)
+        {
+            wrong(format!("should match {pattern}"));
+        }
+        if let (Some(format), Some(text)) = (schema["format"].as_str(), value.as_str()) {
+            assert_eq!(format, "date-time");
+            if !is_date_time(text) {
+                wrong("is no date-time".to_owned());
+            }
+        }
+        for name in schema["required"].as_array().into_iter().flatten() {
+            if value.get(name.as_str().unwrap()).is_none() {
+                wrong(format!("{name} is required"));
+            }
+        }
+        if let (Some(known), Some(fields)) = (schema["properties"].as_object(), value.as_object())
+            && path != "metadata"
+        {
+            for name in fields.keys().filter(|name| !known.contains_key(*name)) {
+                wrong(format!("unknown field {name:?}"));
+            }
+        }
+        let keys: Option<Vec<_>> = match schema["x-kubernetes-list-type"].as_str() {
+            Some("set") => value.as_array().map(|entries| entries.iter().cloned().collect()),
+            Some("map") => value.as_array().map(|entries| {
+                let keys = schema["x-kubernetes-list-map-keys"].as_array().unwrap();
+                let [key] = &keys[..] else { panic!("{path}: one key is expected") };
+                entries.iter().map(|entry| entry[key.as_str().unwrap()].clone()).collect()
+            }),
+            other => {
+                assert_eq!(other, None);
+                None
+            }
+        };
+        if let Some(mut keys) =
+            keys.map(|keys| keys.iter().map(Value::to_string).collect::<Vec<_>>())
+        {
+            keys.sort();
+            if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+                wrong("an entry is there twice".to_owned());
+            }
+        }
+        field.below().iter().for_each(|field| self.validate(field, errors));
+    }
+
+    fn rules(&self, field: &Field<'_>, errors: &mut Vec<String>) {
+        for rule in field.schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let program = &self.rules[rule["rule"].as_str().unwrap()];
+            let mut context = Context::default();
+            context.add_variable_from_value("self", cel_value(field.schema, field.value));
+            match program.execute(&context) {
+                Ok(cel::Value::Bool(true)) => {}
+                Ok(cel::Value::Bool(false)) => {
+                    errors.push(format!("{}: {}", field.path, rule["message"].as_str().unwrap()));
+                }
+                other => panic!("{}: {rule}: {other:?}", field.path),
+            }
+        }
+        field.below().iter().for_each(|field| self.rules(field, errors));
+    }
+}
+
+/// A value, its schema, and the path to it.
+struct Field<'a> {
+    path: String,
+    schema: &'a Value,
+    value: &'a Value,
+}
+
+impl<'a> Field<'a> {
+    /// The fields and entries that have a schema.
+    fn below(&self) -> Vec<Self> {
+        let Self { path, schema, value } = self;
+        match value {
+            Value::Object(fields) => fields
+                .iter()
+                .filter_map(|(name, value)| {
+                    let schema = schema["properties"].get(name);
+                    let schema = schema.or(schema_values(self.schema))?;
+                    let path =
+                        if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    Some(Field { path, schema, value })
+                })
+                .collect(),
+            Value::Array(entries) => entries
+                .iter()
+                .enumerate()
+                .map(|(index, value)| Field {
+                    path: format!("{path}[{index}]"),
+                    schema: &schema["items"],
+                    value,
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn schema_values(schema: &Value) -> Option<&Value> {
+    schema.get("additionalProperties")
+}
+
+fn schema_of(definition: &Value) -> &Value {
+    &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+}
+
+/// Every schema below one, and itself.
+fn walk(schema: &Value, see: &mut impl FnMut(&Value)) {
+    see(schema);
+    for below in schema["properties"].as_object().into_iter().flat_map(|fields| fields.values()) {
+        walk(below, see);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(below) = schema.get(key) {
+            walk(below, see);
+        }
+    }
+}
+
+/// Drops fields that are null, fills in defaults, and makes whole numbers integers.
+fn complete(value: &mut Value, schema: &Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(known) = schema["properties"].as_object() {
+                fields.retain(|name, value| !(value.is_null() && known.contains_key(name)));
+                for (name, schema) in known {
+                    if let Some(default) = schema.get("default") {
+                        fields.entry(name).or_insert_with(|| default.clone());
+                    }
+                }
+            }
+            for (name, value) in fields {
+                let below = schema["properties"].get(name);
+                if let Some(schema) = below.or(schema_values(schema)) {
+                    complete(value, schema);
+                }
+            }
+        }
+        Value::Array(entries) => {
+            entries.iter_mut().for_each(|entry| complete(entry, &schema["items"]));
+        }
+        Value::Number(number) if schema["type"] == "integer" => {
+            let float = number.as_f64().unwrap();
+            if float.fract() == 0.0 && float.abs() < 1e15 {
+                *value = json!(float as i64);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What an API server demands of the metadata of every object.
+fn metadata(metadata: &Value, errors: &mut Vec<String>) {
+    let part = "[a-z0-9]([a-z0-9-]*[a-z0-9])?";
+    let subdomain = format!("{part}(\\.{part})*");
+    let word = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?";
+    let matches =
+        |pattern: &str, text: &str| Regex::new(&format!("^({pattern})$")).unwrap().is_match(text);
+    let is_key = |key: &str| matches(&format!("(({subdomain})/)?{word}"), key);
+    let name = metadata["name"].as_str().unwrap_or_default();
+    if name.len() > 253 || !matches(&subdomain, name) {
+        errors.push("metadata.name: is no name".to_owned());
+    }
+    for map in ["labels", "annotations"] {
+        for (key, value) in metadata[map].as_object().into_iter().flatten() {
+            let key = if map == "labels" { key.clone() } else { key.to_ascii_lowercase() };
+            let is_value = |text| map != "labels" || matches(&format!("({word})?"), text);
+            if !is_key(&key) || !value.as_str().is_some_and(is_value) {
+                errors.push(format!("metadata.{map}: {key} is refused"));
+            }
+        }
+    }
+}
+
+/// `IsDateTime` of k8s.io/kube-openapi, behind the pattern of the CRD.
+fn is_date_time(text: &str) -> bool {
+    let date = text.get(..10).and_then(|date| date.parse::<jiff::civil::Date>().ok());
+    let time = text.get(10..19).unwrap_or_default();
+    let time = Regex::new("^T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$").unwrap().is_match(time);
+    date.is_some() && time
+}
+
+/// A value as rules see it: whole numbers are `int`, and times can be compared.
+fn cel_value(schema: &Value, value: &Value) -> cel::Value {
+    let field = Field { path: String::new(), schema, value };
+    match value {
+        Value::Object(_) => {
+            let below = field.below().into_iter();
+            let entries = below
+                .map(|field| (Key::from(field.path.clone()), cel_value(field.schema, field.value)));
+            cel::Value::Map(Map { map: entries.collect::<HashMap<_, _>>().into() })
+        }
+        Value::Array(_) => {
+            let below = field.below();
+            let entries: Vec<_> = below.iter().map(|f| cel_value(f.schema, f.value)).collect();
+            cel::Value::List(entries.into())
+        }
+        Value::String(text) if schema["format"] == "date-time" => {
+            let moment: Timestamp = text.parse().unwrap();
+            // Of one length and in UTC, texts have the order of their times.
+            cel::Value::String(format!("{moment:.9}").into())
+        }
+        Value::String(text) => cel::Value::String(text.clone().into()),
+        Value::Number(number) => cel::Value::Int(number.as_i64().unwrap()),
+        other => panic!("{other} where a schema has no such type"),
+    }
+}
