@@ -149,7 +149,7 @@ fn every_flag_is_in_the_help() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["run"],
         &["check"],
@@ -163,6 +163,10 @@ fn every_flag_is_in_the_help() {
         &["evidence"],
         &["evidence", "export"],
         &["evidence", "import"],
+        &["policy"],
+        &["policy", "bundle"],
+        &["policy", "sign"],
+        &["policy", "show"],
     ];
     let help: String = commands.into_iter().map(help).collect();
     let source = file("src/cli/arguments.rs").code;

@@ -31,6 +31,13 @@ pub(crate) struct Identity {
     key: PrivatePkcs8KeyDer<'static>,
 }
 
+impl Identity {
+    /// The certificate in DER.
+    pub(crate) fn der(&self) -> Vec<u8> {
+        self.cert.to_vec()
+    }
+}
+
 impl TestCa {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();

@@ -1,6 +1,7 @@
 //! What the tests need beside the product: registries, certificates, fixtures.
 #![allow(dead_code, reason = "no test binary uses all of it")]
 
+pub(crate) mod api_server;
 pub(crate) mod ca;
 pub(crate) mod containerd;
 pub(crate) mod cri;
