@@ -4,6 +4,9 @@
 //! Every key has a default, so an empty file is a configuration; a key that is unknown, or a value
 //! that this version cannot honour, is an error that names file, line and column.
 
+mod policy;
+mod values;
+
 use std::{
     fmt,
     marker::PhantomData,
@@ -18,29 +21,18 @@ use serde::{
 use toml::Spanned;
 
 use crate::{
-    image::{ImageRef, ReferenceError, shorten},
+    image::ImageRef,
     problem::{Position, Problem, Problems, Report},
 };
 
+pub(crate) use policy::source as policy_source;
+pub use policy::{Bundle, Kubernetes, Policy, PolicySource};
+
+use policy::{WireKubernetes, WirePolicy};
+use values::{image, method, metrics_address, path, path_list, socket_path};
+
 /// Largest configuration, in bytes.
 const MAX_CONFIG: usize = 64 * 1024;
-/// Longest path of a unix socket, in bytes (`sun_path` in unix(7), without the final NUL).
-const MAX_SOCKET_PATH: usize = 107;
-/// Longest other path, in bytes (`PATH_MAX` in limits.h, without the final NUL).
-const MAX_PATH: usize = 4095;
-/// Longest method name, in bytes, service included.
-const MAX_METHOD: usize = 128;
-
-/// The services whose methods can be forwarded.
-const SERVICES: [&str; 2] = ["/runtime.v1.RuntimeService/", "/runtime.v1.ImageService/"];
-/// Methods that start, fetch or show an image: to forward them unjudged would open the gate.
-const JUDGED: [&str; 5] = [
-    "/runtime.v1.ImageService/PullImage",
-    "/runtime.v1.ImageService/ImageStatus",
-    "/runtime.v1.RuntimeService/RunPodSandbox",
-    "/runtime.v1.RuntimeService/CreateContainer",
-    "/runtime.v1.RuntimeService/RestorePod",
-];
 
 /// The daemon's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +47,8 @@ pub struct Config {
     pub state: State,
     /// `[audit]`
     pub audit: Audit,
+    /// `[kubernetes]`
+    pub kubernetes: Kubernetes,
     /// `[metrics]`
     pub metrics: Metrics,
 }
@@ -79,21 +73,6 @@ pub struct Runtime {
     /// Methods of the two `runtime.v1` services that pass although this build does not know
     /// them, as in `/runtime.v1.RuntimeService/Foo`.
     pub forward_methods: Vec<String>,
-}
-
-/// Where policies come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// The source.
-    pub source: PolicySource,
-}
-
-/// A source of policies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PolicySource {
-    /// `file://`: a directory of policy files; absolute.
-    Directory(PathBuf),
 }
 
 /// What Portcullis keeps on disk.
@@ -145,7 +124,8 @@ impl Default for Config {
                 sandbox_image: None,
                 forward_methods: Vec::new(),
             },
-            policy: Policy { source: PolicySource::Directory("/etc/portcullis/policies".into()) },
+            policy: Policy::default(),
+            kubernetes: Kubernetes::default(),
             state: State { directory: "/var/lib/portcullis".into() },
             audit: Audit { file: "/var/log/portcullis/audit.jsonl".into() },
             metrics: Metrics::default(),
@@ -190,6 +170,8 @@ struct Wire {
     #[serde(default, deserialize_with = "table")]
     policy: WirePolicy,
     #[serde(default, deserialize_with = "table")]
+    kubernetes: WireKubernetes,
+    #[serde(default, deserialize_with = "table")]
     state: WireState,
     #[serde(default, deserialize_with = "table")]
     audit: WireAudit,
@@ -211,12 +193,6 @@ struct WireRuntime {
     sandbox_image: Text,
     #[serde(default)]
     forward_methods: Vec<Spanned<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WirePolicy {
-    source: Text,
 }
 
 #[derive(Default, Deserialize)]
@@ -265,7 +241,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Where a value is wrong, its default stands in; the report then refuses the whole.
     fn config(&mut self, wire: Wire) -> Config {
-        let Config { listen, runtime, policy, state, audit, metrics } = Config::default();
+        let Config { listen, runtime, state, audit, metrics, .. } = Config::default();
         let socket = wire.listen.socket.as_ref();
         let endpoint = wire.runtime.endpoint.as_ref();
         let config = Config {
@@ -288,14 +264,8 @@ impl Reader<'_> {
                 ),
                 forward_methods: self.methods(&wire.runtime.forward_methods),
             },
-            policy: Policy {
-                source: self.value(
-                    wire.policy.source.as_ref(),
-                    "policy.source",
-                    policy_source,
-                    policy.source,
-                ),
-            },
+            policy: policy::policy(self, &wire.policy),
+            kubernetes: policy::kubernetes(self, &wire.kubernetes),
             state: State {
                 directory: self.value(
                     wire.state.directory.as_ref(),
@@ -355,97 +325,6 @@ impl Reader<'_> {
     fn wrong(&mut self, value: &Spanned<String>, field: &str, why: String) {
         let at = Position::of_offset(self.text, value.span().start);
         self.report.add(Problem::at(self.file, self.text, at, Some(field.into()), why));
-    }
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    let shown = shorten(text);
-    if text.contains("://") {
-        return Err(format!("{shown:?} must be a plain path; write what follows the \"://\""));
-    }
-    if !text.starts_with('/') {
-        return Err(format!("{shown:?} must be an absolute path"));
-    }
-    if text.len() > MAX_PATH || text.chars().any(char::is_control) {
-        return Err(format!(
-            "{shown:?} must be a path of at most {MAX_PATH} bytes without control characters"
-        ));
-    }
-    Ok(text.into())
-}
-
-fn socket_path(text: &str) -> Result<PathBuf, String> {
-    let path = path(text)?;
-    if text.len() > MAX_SOCKET_PATH {
-        return Err(format!(
-            "has {} bytes, and the path of a socket can have {MAX_SOCKET_PATH}",
-            text.len()
-        ));
-    }
-    Ok(path)
-}
-
-fn metrics_address(text: &str) -> Result<Option<MetricsAddress>, String> {
-    if let Some(rest) = text.strip_prefix("unix:") {
-        return socket_path(rest).map(|path| Some(MetricsAddress::Unix(path)));
-    }
-    let wrong = |_| {
-        format!(
-            "{:?} must be an IP address with a port, as in 127.0.0.1:9464, or the path of a socket, \
-             as in unix:/run/portcullis/metrics.sock",
-            shorten(text)
-        )
-    };
-    text.parse().map(|address| Some(MetricsAddress::Tcp(address))).map_err(wrong)
-}
-
-fn image(text: &str) -> Result<Option<ImageRef>, String> {
-    text.parse().map(Some).map_err(|error: ReferenceError| error.to_string())
-}
-
-fn path_list(text: &str) -> Result<Vec<PathBuf>, String> {
-    match text {
-        "" => Ok(Vec::new()),
-        _ => text.split(':').map(path).collect(),
-    }
-}
-
-fn policy_source(text: &str) -> Result<PolicySource, String> {
-    let shown = shorten(text);
-    if let Some(rest) = text.strip_prefix("file://") {
-        let directory = path(rest).map_err(|_| {
-            format!(
-                "{shown:?} must name an absolute directory, as in file:///etc/portcullis/policies"
-            )
-        })?;
-        return Ok(PolicySource::Directory(directory));
-    }
-    let later = ["kubernetes:", "https://", "oci://"];
-    Err(match later.iter().find(|scheme| text.starts_with(**scheme)) {
-        Some(scheme) => format!("sources of the kind {scheme:?} are not supported by this version"),
-        None => format!(
-            "{shown:?} is no source of policies; write it as in file:///etc/portcullis/policies"
-        ),
-    })
-}
-
-fn method(text: &str) -> Result<(), String> {
-    let shown = shorten(text);
-    if JUDGED.contains(&text) {
-        return Err(format!("{shown:?} is judged or refused, and never forwarded as it is"));
-    }
-    let name = SERVICES.iter().find_map(|service| text.strip_prefix(service));
-    let is_name = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_uppercase())
-            && name.bytes().all(|c| c.is_ascii_alphanumeric())
-            && text.len() <= MAX_METHOD
-    };
-    match name.is_some_and(is_name) {
-        true => Ok(()),
-        false => Err(format!(
-            "{shown:?} is no method that can be forwarded; write it as in {}Name or {}Name",
-            SERVICES[0], SERVICES[1]
-        )),
     }
 }
 

@@ -3,8 +3,11 @@
 //! Two runtimes: the relay has a thread of its own, so that a judgement never holds up a call
 //! that only passes; judgements, registries and the watch over policies share the other threads.
 
-use std::{io, panic::resume_unwind, path::Path, sync::Arc, thread, time::Duration};
+mod policies;
 
+use std::{io, panic::resume_unwind, sync::Arc, thread, time::Duration};
+
+use jiff::Timestamp;
 use nix::unistd::gethostname;
 use tokio::{
     runtime::{Builder, Handle},
@@ -15,19 +18,21 @@ use tokio::{
 
 use crate::{
     accept::{self, ListenError, Listener, Methods},
-    audit::{self, Event, Log, LogError, Observer, PolicySetId, Record},
-    config::{Config, PolicySource},
+    audit::{self, Event, Log, LogError, Observer, Record},
+    config::Config,
     evidence::{Ledger, Store},
     forward::{Runtime, Upstream},
     inventory::{self, Inventory},
+    kubernetes::{self, events},
     local::Local,
     metrics::{self, Metrics},
     pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
     policy::{
         self,
-        source::{self, Watcher},
+        watch::{Plan, Watcher},
     },
     resolve::{HostsDirectories, Registry},
+    sources::{self, Followed},
     status::{self, Board, Desk, Places},
     telemetry,
 };
@@ -56,24 +61,35 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
     accept::raise_descriptor_limit();
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    let state_directory = config.state.directory;
-    let PolicySource::Directory(policy_directory) = &config.policy.source;
+    let state_directory = config.state.directory.clone();
+    let Followed { plan, api_server } = {
+        let _judges = judges.enter();
+        sources::follow(&config).map_err(DaemonError::Source)?
+    };
+    let node_name = config.kubernetes.node.clone();
+    let node_name = node_name.or_else(|| kubernetes::node_name(&node)).unwrap_or_default();
     let places = Places {
         socket: config.listen.socket.clone(),
         endpoint: config.runtime.endpoint.clone(),
-        source: policy_directory.display().to_string(),
+        source: config.policy.source.to_string(),
         audit_file: config.audit.file.clone(),
     };
-    let audit_config =
-        audit::Config { file: config.audit.file, state_directory: state_directory.clone(), node };
+    let audit_config = audit::Config {
+        file: config.audit.file.clone(),
+        state_directory: state_directory.clone(),
+        node,
+    };
     let (board, metrics) = (Board::default(), Metrics::default());
     {
         let (board, metrics) = (board.clone(), metrics.clone());
         telemetry::tell_panics(move || (board.fault(), metrics.fault()).1);
     }
     // What was found wrong with the log stands in its `start` record, and was logged.
-    let observers: Vec<Arc<dyn Observer>> =
+    let mut observers: Vec<Arc<dyn Observer>> =
         vec![Arc::new(board.clone()), Arc::new(metrics.clone())];
+    let (refusals, events) = api_server.is_some().then(events::channel).unzip();
+    let refusals = refusals.map(Arc::new);
+    observers.extend(refusals.clone().map(|refusals| refusals as Arc<dyn Observer>));
     let (log, opened) = Log::open_observed(audit_config, observers)?;
     if let Some(refusal) = &opened.unavailable {
         board.audit_unavailable(refusal);
@@ -83,8 +99,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let (watcher, opened) = thread::scope(|scope| {
         let opening = scope.spawn(|| Store::open(&state_directory));
         let _runtime = judges.enter();
-        let told = (board.clone(), metrics.clone());
-        let watcher = keep_policies(policy_directory, policies.clone(), log.clone(), told);
+        let watcher = keep_policies(plan, policies.clone(), log.clone());
         (watcher, opening.join())
     });
     let (store, findings) = opened.unwrap_or_else(|panic| resume_unwind(panic));
@@ -94,6 +109,11 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let _ = judges.block_on(log.record(Record::new(Event::Drift, finding), ()));
     }
     board.evidence(findings);
+    if let (Some(server), Some(events)) = (api_server, events) {
+        let (standing, node, same) = (watcher.standing(), node_name.clone(), server.clone());
+        judges.spawn(async move { kubernetes::report(&server, &node, standing).await });
+        judges.spawn(async move { events.run(&same, &node_name).await });
+    }
     let upstream = Upstream::new(Arc::new(config.runtime.endpoint.clone()));
     let registry = Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config)));
     let local = Local::new(store);
@@ -117,11 +137,17 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         audit: log.clone(),
         pipeline: pipeline.clone(),
     });
-    let sources = metrics::Sources { policies: policies.clone(), inventory: inventory.summary() };
+    let sources = metrics::Sources {
+        policies: policies.clone(),
+        standing: watcher.standing(),
+        events: refusals,
+        inventory: inventory.summary(),
+    };
     let methods = Arc::new(Methods::with(config.runtime.forward_methods));
     let desk = Desk::new(status::Parts {
         board,
         policies,
+        standing: watcher.standing(),
         pipeline: pipeline.clone(),
         inventory: inventory.summary(),
         places,
@@ -198,48 +224,12 @@ async fn sandbox_image_is_known(pipeline: &Pipeline) -> Result<(), DaemonError> 
 }
 
 /// Loads the policies, keeps them in force while they change, and puts each change on record.
-fn keep_policies(
-    directory: &Path,
-    current: policy::Current,
-    log: Log,
-    (board, metrics): (Board, Metrics),
-) -> Watcher {
+fn keep_policies(plan: Plan, current: policy::Current, log: Log) -> Watcher {
     let threads = Handle::current();
     let in_force = current.clone();
-    source::watch(directory, current, move |event| {
-        let rejected = match &event {
-            source::Event::Rejected(problems) => Some(problems.to_string()),
-            source::Event::Loaded(_) | source::Event::Unchanged(_) => None,
-        };
-        metrics.policies_rejected(rejected.is_some());
-        board.policies(rejected);
-        let record = match &event {
-            source::Event::Loaded(set) => {
-                let count = set.policies().len();
-                let message = format!(
-                    "policy set in force: {count} {}",
-                    if count == 1 { "policy" } else { "policies" }
-                );
-                tracing::info!(digest = %set.digest(), "{message}");
-                let policy_set = Some(PolicySetId { revision: None, digest: set.digest() });
-                Record { policy_set, ..Record::new(Event::Policy, message) }
-            }
-            source::Event::Rejected(problems) => {
-                let left = match in_force.snapshot() {
-                    Ok(_) => "the set in force stays",
-                    Err(_) => "and none is in force: every image is refused",
-                };
-                tracing::error!("policies are not loaded, {left}:\n{problems}");
-                let message = format!("policies are not loaded, {left}: {problems}");
-                Record::new(Event::Policy, message)
-            }
-            source::Event::Unchanged(set) => {
-                tracing::info!(digest = %set.digest(), "policies load; the set in force is unchanged");
-                let policy_set = Some(PolicySetId { revision: None, digest: set.digest() });
-                let message = "policies load; the set in force is unchanged";
-                Record { policy_set, ..Record::new(Event::Policy, message) }
-            }
-        };
+    policy::watch::watch(plan, current, move |event| {
+        let in_force = in_force.snapshot(Timestamp::now());
+        let record = policies::record(&event, in_force.is_ok());
         // Waited for, so that the order on record is the order of events. The log says itself
         // when it cannot be written.
         let _ = threads.block_on(log.record(record, ()));
@@ -304,6 +294,7 @@ impl DaemonError {
             DaemonError::Audit(LogError::Irregular(_) | LogError::Foreign(_))
                 | DaemonError::Listen(ListenError::NotASocket(_))
                 | DaemonError::Sandbox(_)
+                | DaemonError::Source(_)
         )
     }
 }
@@ -317,6 +308,9 @@ pub enum DaemonError {
     /// Which image sandboxes are made from is not known.
     #[error(transparent)]
     Sandbox(Box<SandboxError>),
+    /// The source of policies is configured so that it cannot be believed.
+    #[error("{0}")]
+    Source(String),
     /// There is no socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),

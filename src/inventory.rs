@@ -139,7 +139,7 @@ impl Inventory {
         // It may have to be pulled; those who need it wait for it themselves.
         tokio::spawn(async move { pipeline.provide_sandbox_image().await });
 
-        let policies = self.parts.policies.snapshot().ok();
+        let policies = self.parts.policies.snapshot(taken).ok();
         let policy_set = policies.as_ref().map(|policies| policies.digest());
         let (targets, left_out) = targets(records, memory);
         let live: BTreeSet<Digest> = targets.keys().map(|target| target.digest).collect();

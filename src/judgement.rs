@@ -55,8 +55,7 @@ pub struct Gathered {
 impl Findings {
     /// Nothing yet, under these policies.
     pub fn under(policies: &PolicySet) -> Self {
-        let policy_set = PolicySetId { revision: None, digest: policies.digest() };
-        Self { policy_set: Some(policy_set), ..Self::default() }
+        Self { policy_set: Some(policies.into()), ..Self::default() }
     }
 }
 

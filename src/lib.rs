@@ -33,9 +33,11 @@ mod json;
 
 // The program around it.
 pub mod cli;
+pub mod kubernetes;
 pub mod config;
 pub mod daemon;
 pub mod preflight;
+mod sources;
 pub mod status;
 pub mod metrics;
 mod telemetry;

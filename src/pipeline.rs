@@ -246,7 +246,7 @@ impl Pipeline {
 
     /// Late, broken and shared judgements: each ends in a refusal or in [`examine`]'s own word.
     async fn judge(&self, wanted: &Wanted) -> Arc<Judgement> {
-        let policies = match self.0.policies.snapshot() {
+        let policies = match self.0.policies.snapshot(Timestamp::now()) {
             Ok(policies) => policies,
             Err(refusal) => return Arc::new(Judgement::refused(refusal)),
         };

@@ -149,7 +149,7 @@ impl Preflight {
                 report::sandbox(None, None, Verdict::refused(refusal))
             }
         };
-        Ok(Report::new(self.policies.digest(), images, containers, sandbox))
+        Ok(Report::new(self.policies.as_ref().into(), images, containers, sandbox))
     }
 
     /// What is known of an image by its ID: in the runtime, or else from a time when it was there.

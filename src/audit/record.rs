@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::{decide::PolicyReport, image::Digest, named::ImageId, refusal::Code};
+use crate::{
+    decide::PolicyReport, image::Digest, named::ImageId, policy::PolicySet, refusal::Code,
+};
 
 /// What happened, before the log adds `seq`, `time`, `node` and `prev`.
 #[derive(Clone, Debug, Serialize)]
@@ -132,4 +134,10 @@ pub struct PolicySetId {
     pub revision: Option<u64>,
     /// Names exactly this set.
     pub digest: Digest,
+}
+
+impl From<&PolicySet> for PolicySetId {
+    fn from(set: &PolicySet) -> Self {
+        Self { revision: set.revision(), digest: set.digest() }
+    }
 }

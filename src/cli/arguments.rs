@@ -93,6 +93,7 @@ pub(super) enum Command {
     /// an authority's `digests`.
     #[command(after_help = "Examples:\n  portcullis preflight --policy ./policies\n  \
         portcullis preflight --policy ./policies --auth-file pull-secret.json -o json\n  \
+        portcullis preflight --policy kubernetes:\n  \
         portcullis preflight --offline   (the policies of the configuration, as if no registry answered)\n\n\
         Exit codes: 0 nothing would be refused, 1 something would be,\n\
         2 could not judge everything, and nothing else would be refused, 78 configuration or policy")]
@@ -111,6 +112,14 @@ pub(super) enum Command {
             portcullis evidence import app.pack"
     )]
     Evidence(EvidenceCommand),
+    /// Make, sign and show bundles of policies, which nodes fetch from a server or a registry
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis policy bundle ./policies --revision 7 -o prod.payload\n  \
+            portcullis policy sign prod.payload --key bundle.key -o prod.bundle\n  \
+            portcullis policy show prod.bundle --key bundle.pub"
+    )]
+    Policy(PolicyCommand),
 }
 
 /// What `verify` and `explain` ask.
@@ -118,9 +127,9 @@ pub(super) enum Command {
 pub(super) struct Question {
     /// The image, as a pod would name it
     pub(super) image: String,
-    /// Directory or file of policies [default: the policy source of the configuration]
-    #[arg(long, value_name = "PATH", conflicts_with = "key")]
-    pub(super) policy: Option<PathBuf>,
+    /// Directory or file of policies, or a source as in policy.source [default: that one]
+    #[arg(long, value_name = "PATH|SOURCE", conflicts_with = "key")]
+    pub(super) policy: Option<String>,
     /// Judge by this public key alone (PEM), in place of policies
     #[arg(long, value_name = "PEM")]
     pub(super) key: Option<PathBuf>,
@@ -141,9 +150,9 @@ pub(super) struct Question {
 /// What `preflight` asks.
 #[derive(Args, Debug)]
 pub(super) struct Candidate {
-    /// Directory or file of policies [default: the policy source of the configuration]
+    /// Directory or file of policies, or a source as in policy.source [default: that one]
     #[arg(long, value_name = "PATH")]
-    pub(super) policy: Option<PathBuf>,
+    pub(super) policy: Option<String>,
     /// Ask no registry: judge by the evidence on this node alone
     #[arg(long)]
     pub(super) offline: bool,
@@ -241,6 +250,86 @@ pub(super) struct Import {
     pub(super) pack: PathBuf,
     #[command(flatten)]
     pub(super) at: StateOf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Write a directory of policies as the payload of a bundle, to be signed
+    #[command(after_help = "Examples:\n  \
+        portcullis policy bundle ./policies --revision 7 -o prod.payload\n  \
+        portcullis policy bundle ./policies --revision 8 --expires-in 30d -o prod.payload\n\n\
+        The directory is read as the daemon reads it, with the keys that its policies name; what does\n\
+        not load is not written. The same directory, revision and expiry make the same bytes.\n\n\
+        Exit codes: 0 written, 2 could not be written, 78 the policies are wrong")]
+    Bundle(Bundle),
+    /// Sign the payload of a bundle, or add a signature to a bundle
+    #[command(after_help = "Examples:\n  \
+        openssl genpkey -algorithm ed25519 -out bundle.key; openssl pkey -in bundle.key -pubout -out bundle.pub\n  \
+        portcullis policy sign prod.payload --key bundle.key -o prod.bundle\n  \
+        portcullis policy sign prod.bundle --key next.key -o prod.bundle   (while a key is rotated)\n\n\
+        The key is ECDSA (P-256, P-384, P-521), RSA or Ed25519, in PKCS#8 and not encrypted. For keys\n\
+        that never leave a KMS or cosign, push the payload to a registry and let cosign sign it there.\n\n\
+        Exit codes: 0 signed, 2 could not be written, 78 the key, the payload or its policies are wrong")]
+    Sign(Sign),
+    /// Show what is in a bundle, and whether a key signed it
+    #[command(after_help = "Examples:\n  portcullis policy show prod.bundle --key bundle.pub\n  \
+        portcullis policy show prod.payload -o json\n\n\
+        Exit codes: 0 shown, and signed where --key asks, 1 not signed by any --key, 78 no bundle")]
+    Show(Show),
+}
+
+/// What `policy bundle` asks.
+#[derive(Args, Debug)]
+pub(super) struct Bundle {
+    /// Directory of policies
+    #[arg(value_name = "DIR")]
+    pub(super) directory: PathBuf,
+    /// Counts the changes of the policies: nodes never go back to a lower one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 53))]
+    pub(super) revision: u64,
+    /// Nodes refuse everything from this moment on, unless they have fetched another bundle
+    #[arg(long, value_name = "TIME", conflicts_with = "expires_in")]
+    pub(super) expires_at: Option<String>,
+    /// The same, from now on: 30d, 12h (s, m, h, d, w)
+    #[arg(long, value_name = "DURATION")]
+    pub(super) expires_in: Option<String>,
+    #[command(flatten)]
+    pub(super) to: To,
+}
+
+/// What `policy sign` asks.
+#[derive(Args, Debug)]
+pub(super) struct Sign {
+    /// The payload or the bundle; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The private key (PEM)
+    #[arg(long, value_name = "PEM")]
+    pub(super) key: PathBuf,
+    #[command(flatten)]
+    pub(super) to: To,
+}
+
+/// Where to write a file; `-o` is the file here, and the form of what is said has another name.
+#[derive(Args, Debug)]
+pub(super) struct To {
+    /// The file to write, as a whole or not at all; - for standard output
+    #[arg(short, long, id = "to", value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// How to print what was written: for people, or as JSON for machines
+    #[arg(long, id = "output", value_enum, default_value_t = Output::Human, value_name = "FORMAT")]
+    pub(super) format: Output,
+}
+
+/// What `policy show` asks.
+#[derive(Args, Debug)]
+pub(super) struct Show {
+    /// The bundle or the payload; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Public key that must have signed it (PEM); of several, any
+    #[arg(long, value_name = "PEM")]
+    pub(super) key: Vec<PathBuf>,
 }
 
 /// Where a node keeps its evidence.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     audit::{Outcome, PolicySetId},
-    config::{Config, PolicySource},
+    config::{Config, PolicySource, policy_source},
     decide::{Grounds, Permit, PolicyReport},
     decode::Wanted,
     image::{Digest, ImageRef},
@@ -20,11 +20,12 @@ use crate::{
     pipeline,
     policy::{Caller, PolicySet, source},
     refusal::Code,
-    resolve::{HostsDirectories, Registry},
+    resolve::{AuthFile, HostsDirectories, Registry},
+    sources,
     verify::PublicKey,
 };
 
-use super::{Exit, arguments::Question, auth_file::AuthFile, config};
+use super::{Exit, arguments::Question, config};
 
 /// Largest key file, in bytes.
 const MAX_KEY: u64 = 64 << 10;
@@ -137,21 +138,41 @@ fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
     load(question.policy.as_deref(), config)
 }
 
-/// The policies that were named, or those of the daemon.
-pub(super) fn load(named: Option<&Path>, config: &Config) -> Result<PolicySet, String> {
+/// The policies that were named, or those that the daemon's source holds, beside the daemon's floor.
+pub(super) fn load(named: Option<&str>, config: &Config) -> Result<PolicySet, String> {
     let now = Timestamp::now();
     let set = match named {
-        Some(file) if !file.is_dir() => source::load_file(file, now),
-        Some(directory) => source::load(directory, now),
+        Some(source) if is_source(source) => {
+            let mut config = config.clone();
+            config.policy.source = policy_source(source)?;
+            ask(&config, now)
+        }
+        Some(path) => {
+            let path = Path::new(path);
+            let read = if path.is_dir() { source::load } else { source::load_file };
+            read(path, now).map_err(|problems| problems.to_string())
+        }
         None => {
-            let PolicySource::Directory(directory) = &config.policy.source;
-            if let Some(why) = no_directory(directory) {
+            if let PolicySource::Directory(directory) = &config.policy.source
+                && let Some(why) = no_directory(directory)
+            {
                 return Err(format!("policy.source: {why}"));
             }
-            source::load(directory, now)
+            ask(config, now)
         }
     };
-    set.map_err(|problems| problems.to_string())
+    sources::with_floor(config, set?, now)
+}
+
+/// Whether this names a source of policies as the configuration does, and no path.
+fn is_source(text: &str) -> bool {
+    text == "kubernetes:" || text.contains("://")
+}
+
+fn ask(config: &Config, now: Timestamp) -> Result<PolicySet, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot begin: {error}"))?;
+    runtime.block_on(sources::once(config, now))
 }
 
 /// Why the daemon cannot read this source of policies, where that is because of a file: it reads

@@ -2,11 +2,11 @@
 
 mod arguments;
 mod audit;
-mod auth_file;
 mod check;
 mod evidence;
 mod explain;
 mod judge;
+mod policy;
 mod preflight;
 mod run;
 mod status;
@@ -84,6 +84,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             evidence::export(&asked, json, &mut out.0)
         }
         Command::Evidence(EvidenceCommand::Import(asked)) => evidence::import(&asked, json, out),
+        // Nor a bundle.
+        Command::Policy(asked) => policy::run(&asked, json, style, &mut out.0),
     };
     match done.and_then(|exit| out.flush().map(|()| exit)) {
         Ok(exit) => exit,

@@ -12,13 +12,12 @@ use crate::{
     forward::{Runtime, Upstream},
     pipeline::SandboxImage,
     preflight::{ContainerFinding, ImageFinding, Preflight, Report, State, Verdict},
-    resolve::{HostsDirectories, Registry},
+    resolve::{AuthFile, HostsDirectories, Registry},
 };
 
 use super::{
     Exit,
     arguments::Candidate,
-    auth_file::AuthFile,
     judge,
     style::{Style, printable},
 };

@@ -46,7 +46,8 @@ fn every_key_can_be_set() {
         "c.toml",
         "listen.socket = '/a.sock'\n[runtime]\nendpoint = '/b.sock'\n\
          registry_config = '/c:/d'\nforward_methods = ['/runtime.v1.ImageService/New']\n\
-         [policy]\nsource = 'file:///e'\n[state]\ndirectory = '/f'\n[audit]\nfile = '/g'\n\
+         [policy]\nsource = 'file:///e'\nfloor = '/h'\n[kubernetes]\n\
+         kubeconfig = '/i'\nnode = 'n1'\n[state]\ndirectory = '/f'\n[audit]\nfile = '/g'\n\
          [metrics]\nlisten = '127.0.0.1:9464'\n",
     );
     let expected = Config {
@@ -57,7 +58,12 @@ fn every_key_can_be_set() {
             sandbox_image: None,
             forward_methods: vec!["/runtime.v1.ImageService/New".into()],
         },
-        policy: Policy { source: PolicySource::Directory("/e".into()) },
+        policy: Policy {
+            source: PolicySource::Directory("/e".into()),
+            floor: Some("/h".into()),
+            ..Policy::default()
+        },
+        kubernetes: Kubernetes { kubeconfig: Some("/i".into()), node: Some("n1".into()) },
         state: State { directory: "/f".into() },
         audit: Audit { file: "/g".into() },
         metrics: Metrics { listen: Some(MetricsAddress::Tcp(([127, 0, 0, 1], 9464).into())) },
@@ -76,14 +82,18 @@ fn what_is_unknown_or_of_another_type_is_refused() {
     refuses(
         "[metric]\nlisten = ''\n",
         "c.toml:1:2: unknown field `metric`, expected one of `listen`, `runtime`, `policy`, \
-         `state`, `audit`, `metrics`",
+         `kubernetes`, `state`, `audit`, `metrics`",
     );
     refuses(
         "[runtime]\npause_image = 'x'\n",
         "c.toml:2:1: unknown field `pause_image`, expected one of `endpoint`, \
          `registry_config`, `sandbox_image`, `forward_methods`",
     );
-    refuses("policy.floor = 'x'\n", "c.toml:1:8: unknown field `floor`, expected `source`");
+    refuses(
+        "policy.roof = 'x'\n",
+        "c.toml:1:8: unknown field `roof`, expected one of `source`, `floor`, `max_age`, `keys`, \
+         `poll`, `certificate_authority`, `auth_file`",
+    );
     for (text, problem) in [
         ("listen = 1\n", "1:10: invalid type: integer `1`, expected a table"),
         ("listen = ['/a']\n", "1:10: invalid type: sequence, expected a table"),
@@ -161,13 +171,12 @@ fn portcullis_does_not_stand_before_itself() {
 #[test]
 fn other_sources_of_policies_are_refused_by_name() {
     for (source, why) in [
-        ("kubernetes:", "sources of the kind \"kubernetes:\" are not supported by this version"),
-        ("https://a/b", "sources of the kind \"https://\" are not supported by this version"),
-        ("oci://a/b", "sources of the kind \"oci://\" are not supported by this version"),
         (
             "/etc/policies",
             "\"/etc/policies\" is no source of policies; write it as in \
-             file:///etc/portcullis/policies",
+             file:///etc/portcullis/policies, kubernetes:, \
+             https://policies.example.com/production.json or \
+             oci://registry.example.com/policies:production",
         ),
         (
             "file://etc/policies",
@@ -190,7 +199,7 @@ fn judged_and_foreign_methods_cannot_be_forwarded() {
             &format!("c.toml:1:28: runtime.forward_methods[0]: {method:?} {why}"),
         );
     };
-    for method in JUDGED {
+    for method in values::JUDGED {
         refuses_method(method, "is judged or refused, and never forwarded as it is");
     }
     for method in [
@@ -247,5 +256,94 @@ fn metrics_are_served_at_an_address_or_a_socket() {
     refuses(
         "metrics.listen = 'unix:m.sock'",
         "c.toml:1:18: metrics.listen: \"m.sock\" must be an absolute path",
+    );
+}
+
+#[test]
+fn bundles_are_believed_by_their_keys() {
+    let config = Config::parse(
+        "c.toml",
+        "[policy]\nsource = 'https://policies.example.com/a.json'\nkeys = ['/a.pub', '/b.pub']\n\
+         poll = '30s'\nmax_age = '72h'\ncertificate_authority = '/ca.pem'\n",
+    );
+    let policy = config.unwrap().policy;
+    assert_eq!(policy.source.to_string(), "https://policies.example.com/a.json");
+    assert_eq!(policy.max_age, Some(jiff::SignedDuration::from_hours(72)));
+    let bundle = Bundle {
+        keys: vec!["/a.pub".into(), "/b.pub".into()],
+        poll: jiff::SignedDuration::from_secs(30),
+        certificate_authority: Some("/ca.pem".into()),
+        auth_file: None,
+    };
+    assert_eq!(policy.bundle, bundle);
+    let oci = "policy.source = 'oci://r.example.com/p:v1'\npolicy.keys = ['/a.pub']\n\
+               policy.auth_file = '/auth.json'\n";
+    let policy = Config::parse("c.toml", oci).unwrap().policy;
+    assert_eq!(policy.source.to_string(), "oci://r.example.com/p:v1");
+    refuses(
+        "[policy]\nsource = 'oci://r.example.com/p:v1'\n",
+        "c.toml:2:10: policy.source: is a signed bundle, and policy.keys names no public key that \
+         must have signed it, as in keys = [\"/etc/portcullis/policy.pub\"]",
+    );
+}
+
+#[test]
+fn what_has_no_meaning_for_the_source_is_refused() {
+    for (source, key, problem) in [
+        (
+            "file:///e",
+            "keys = ['/a']",
+            "9: policy.keys: has a meaning for https:// and oci:// only, and the source is /e",
+        ),
+        (
+            "kubernetes:",
+            "poll = '1m'",
+            "8: policy.poll: has a meaning for https:// and oci:// only, and the source is kubernetes:",
+        ),
+        (
+            "kubernetes:",
+            "certificate_authority = '/a'",
+            "25: policy.certificate_authority: has a meaning for https:// only, and the source is kubernetes:",
+        ),
+        (
+            "kubernetes:",
+            "auth_file = '/a'",
+            "13: policy.auth_file: has a meaning for oci:// only, and the source is kubernetes:",
+        ),
+        (
+            "file:///e",
+            "max_age = '1h'",
+            "11: policy.max_age: has a meaning for kubernetes:, https:// and oci:// only, and the source is /e",
+        ),
+        (
+            "file:///e",
+            "floor = '/e'",
+            "9: policy.floor: is the source itself; the floor is what holds without the source",
+        ),
+        ("kubernetes:", "max_age = '5m'", "11: policy.max_age: must be at least 10m"),
+        (
+            "kubernetes:",
+            "max_age = 'soon'",
+            "11: policy.max_age: \"soon\" is no duration; write it as in 30s, 10m or 72h",
+        ),
+        ("kubernetes:", "max_age = '-1h'", "11: policy.max_age: must be at least 10m"),
+        ("kubernetes:", "floor = 'e'", "9: policy.floor: \"e\" must be an absolute path"),
+    ] {
+        let text = format!("[policy]\nsource = '{source}'\n{key}\n");
+        refuses(&text, &format!("c.toml:3:{problem}"));
+    }
+    for (source, problem) in [
+        ("https://", "\"https://\" is no address; "),
+        ("https://u:p@a/b", "an address must not have credentials in it; "),
+        ("http://a/b", "\"http://a/b\" would be asked in plain HTTP"),
+        ("oci://", "the image reference is empty"),
+    ] {
+        let text = format!("[policy]\nsource = '{source}'\nkeys = ['/a']\n");
+        let told = Config::parse("c.toml", &text).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("c.toml:2:10: policy.source: {problem}")), "{told}");
+    }
+    refuses(
+        "[kubernetes]\nnode = 'A'\n",
+        "c.toml:2:8: kubernetes.node: \"A\" is no name of a Node",
     );
 }

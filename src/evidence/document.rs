@@ -9,13 +9,8 @@
 //! reader computes them all, so a document is about the image that its manifests make it be about.
 //! A file of the store may have `provenBy` beside them, a note of hashes that proves nothing.
 
-use std::{fmt, marker::PhantomData};
-
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
     image::{Digest, shorten},
@@ -29,7 +24,7 @@ use super::{
 
 /// Most bytes of a document. Two manifests of the largest size, each byte escaped, take 16 MiB,
 /// and the claims that the store keeps 11 MiB.
-pub(super) const MAX_DOCUMENT: usize = 32 << 20;
+pub(crate) const MAX_DOCUMENT: usize = 32 << 20;
 /// Most bytes of the text that says where a claim was found: a tag or a digest.
 const MAX_SOURCE: usize = 256;
 /// Most characters of the text that says why a claim cannot be read: it comes into messages.
@@ -69,7 +64,7 @@ impl From<JsonError> for DocumentError {
 struct Document {
     version: u32,
     manifest: Part,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
     child: Option<Part>,
     #[serde(default, deserialize_with = "provers", skip_serializing_if = "Vec::is_empty")]
     proven_by: Vec<String>,
@@ -89,13 +84,13 @@ struct Part {
 #[serde(deny_unknown_fields)]
 struct Claim {
     source: String,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
     payload: Option<Base64>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
     signature: Option<Base64>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
     bundle: Option<Base64>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
     unreadable: Option<String>,
 }
 
@@ -114,51 +109,18 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
-/// A field that is there has a value: `null` is none.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(d).map(Some)
-}
-
 fn claims<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Vec<T>, D::Error> {
-    bounded::<MAX_SIGNATURES, T, D>(d)
+    json::at_most::<MAX_SIGNATURES, T, D>(d)
 }
 
 fn provers<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
-    bounded::<MAX_PROVERS, String, D>(d)
-}
-
-/// Stops at the first item too many, instead of reading a million of them first.
-fn bounded<'de, const MOST: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
-    d: D,
-) -> Result<Vec<T>, D::Error> {
-    struct Few<const MOST: usize, T>(PhantomData<T>);
-
-    impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for Few<MOST, T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {MOST}")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            let mut all = Vec::new();
-            while let Some(one) = seq.next_element()? {
-                if all.len() == MOST {
-                    return Err(A::Error::invalid_length(all.len() + 1, &self));
-                }
-                all.push(one);
-            }
-            Ok(all)
-        }
-    }
-
-    d.deserialize_seq(Few::<MOST, T>(PhantomData))
+    json::at_most::<MAX_PROVERS, String, D>(d)
 }
 
 /// Writes a document, on one line and without the newline.
 ///
 /// Claims about another digest than their manifest's are left out: they are about something else.
-pub(super) fn encode(known: &Known) -> Result<Vec<u8>, DocumentError> {
+pub(crate) fn encode(known: &Known) -> Result<Vec<u8>, DocumentError> {
     let manifest = part(known.top())?;
     let child = known.child().map(part).transpose()?;
     let proven_by = known.proven_by().iter().map(Digest::to_string).collect();
@@ -205,7 +167,7 @@ fn claim(claim: &UntrustedClaim) -> Claim {
 }
 
 /// Reads a document, and nothing beside it.
-pub(super) fn decode(json: &[u8]) -> Result<Known, DocumentError> {
+pub(crate) fn decode(json: &[u8]) -> Result<Known, DocumentError> {
     if json.len() > MAX_DOCUMENT {
         return Err(DocumentError::Long(json.len()));
     }

@@ -4,7 +4,7 @@
 //! of the image (OCI distribution specification, "Listing Referrers") that cosign 3 writes. What
 //! is found is read for its shape only; whether it holds is for `verify` to say.
 
-mod document;
+pub(crate) mod document;
 mod gather;
 mod known;
 mod ledger;

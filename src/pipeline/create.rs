@@ -76,7 +76,7 @@ impl Pipeline {
         image: &AskedImage,
         caller: &Caller,
     ) -> (Arc<Judgement>, Option<ImageRef>) {
-        let policies = match self.0.policies.snapshot() {
+        let policies = match self.0.policies.snapshot(Timestamp::now()) {
             Ok(policies) => policies,
             Err(refusal) => return (Arc::new(Judgement::refused(refusal)), None),
         };

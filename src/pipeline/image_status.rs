@@ -125,7 +125,7 @@ impl Pipeline {
         names: &'a [ImageRef],
     ) -> Result<(), (Arc<Judgement>, Option<&'a ImageRef>)> {
         let refused = |refusal| (Arc::new(Judgement::refused(refusal)), None);
-        let policies = self.0.policies.snapshot().map_err(refused)?;
+        let policies = self.0.policies.snapshot(Timestamp::now()).map_err(refused)?;
         let id: ImageId = id.parse().map_err(|error: ReferenceError| {
             refused(Refusal::new(Code::Internal, error.to_string()))
         })?;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::request;
+use jiff::Timestamp;
 use tokio::{sync::watch, time};
 
 use crate::{
@@ -314,7 +315,7 @@ impl Pipeline {
     }
 
     async fn judge_sandbox_here(&self, name: &ImageRef) -> Result<Arc<Judgement>, Refusal> {
-        let policies = self.0.policies.snapshot()?;
+        let policies = self.0.policies.snapshot(Timestamp::now())?;
         let found = self.0.runtime.image(&name.to_string()).await;
         let found = found.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
         let Some(found) = found else {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::refusal::{Code, Refusal};
@@ -19,45 +20,55 @@ pub struct Current {
 pub struct Changes(watch::Receiver<State>);
 
 #[derive(Debug)]
-enum State {
-    /// No set was ever loaded, and why.
-    Unavailable(String),
-    InForce(Arc<PolicySet>),
+struct State {
+    /// What holds, or why every image is refused.
+    now: Result<Arc<PolicySet>, Refusal>,
+    /// From this moment on something else does: with time as a value, no timer can be late.
+    later: Option<(Timestamp, Result<Arc<PolicySet>, Refusal>)>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        State::Unavailable("the policies have not been read yet".into())
+        Self { now: Err(unavailable("the policies have not been read yet")), later: None }
     }
 }
 
+/// The refusal of every image for want of policies.
+pub(super) fn unavailable(why: &str) -> Refusal {
+    let message = format!("no policy is in force on this node, so every image is refused: {why}");
+    Refusal::new(Code::PolicyUnavailable, message)
+}
+
 impl Current {
-    /// The set in force, or `policy_unavailable` while none was ever loaded.
-    pub fn snapshot(&self) -> Result<Arc<PolicySet>, Refusal> {
-        match &*self.state.borrow() {
-            State::InForce(set) => Ok(set.clone()),
-            State::Unavailable(why) => Err(Refusal::new(
-                Code::PolicyUnavailable,
-                format!(
-                    "no policy is in force on this node, so every image is refused: {why}; \
-                     \"portcullis check\" shows everything that is wrong with the policies"
-                ),
-            )),
+    /// The set in force at a moment, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// `policy_unavailable` while no set was ever loaded, `policy_expired` when its time is over.
+    pub fn snapshot(&self, now: Timestamp) -> Result<Arc<PolicySet>, Refusal> {
+        let state = self.state.borrow();
+        match &state.later {
+            Some((from, later)) if *from <= now => later.clone(),
+            _ => state.now.clone(),
         }
     }
 
     /// Puts a set in force, in place of any other.
     pub fn replace(&self, set: Arc<PolicySet>) {
-        self.state.send_replace(State::InForce(set));
+        self.put(Ok(set), None, true);
     }
 
-    /// Says why there is no set. One that is in force stays there.
-    pub fn explain(&self, why: impl Into<String>) {
+    /// Puts in force what holds now, and what holds from a moment on. `told`: it is another set
+    /// than before, and whoever waits for changes hears of it.
+    pub(super) fn put(
+        &self,
+        now: Result<Arc<PolicySet>, Refusal>,
+        later: Option<(Timestamp, Result<Arc<PolicySet>, Refusal>)>,
+        told: bool,
+    ) {
         self.state.send_if_modified(|state| {
-            if let State::Unavailable(reason) = state {
-                *reason = why.into();
-            }
-            false
+            *state = State { now, later };
+            told
         });
     }
 
@@ -79,8 +90,6 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::policy::source;
 
@@ -93,21 +102,19 @@ mod tests {
         Arc::new(source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap())
     }
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     #[test]
     fn without_a_set_everything_is_refused_and_the_reason_told() {
         let current = Current::default();
-        let refusal = |why: &str| {
-            Refusal::new(
-                Code::PolicyUnavailable,
-                format!(
-                    "no policy is in force on this node, so every image is refused: {why}; \
-                     \"portcullis check\" shows everything that is wrong with the policies"
-                ),
-            )
+        let message = |why: &str| {
+            format!("no policy is in force on this node, so every image is refused: {why}")
         };
-        assert_eq!(current.snapshot().unwrap_err(), refusal("the policies have not been read yet"));
-        current.explain("p.yaml:1:1: is empty");
-        assert_eq!(current.snapshot().unwrap_err(), refusal("p.yaml:1:1: is empty"));
+        let refusal = current.snapshot(NOW).unwrap_err();
+        assert_eq!(refusal.code, Code::PolicyUnavailable);
+        assert_eq!(refusal.message, message("the policies have not been read yet"));
+        current.put(Err(unavailable("p.yaml:1:1: is empty")), None, true);
+        assert_eq!(current.snapshot(NOW).unwrap_err().message, message("p.yaml:1:1: is empty"));
     }
 
     #[test]
@@ -115,22 +122,35 @@ mod tests {
         let current = Current::default();
         let (first, second) = (set("first"), set("second"));
         current.clone().replace(first.clone());
-        let snapshot = current.snapshot().unwrap();
-        current.explain("what comes after a set in force does not unseat it");
-        assert_eq!(current.snapshot().unwrap().digest(), first.digest());
+        let snapshot = current.snapshot(NOW).unwrap();
         current.replace(second.clone());
         assert_eq!(snapshot.digest(), first.digest());
-        assert_eq!(current.snapshot().unwrap().digest(), second.digest());
+        assert_eq!(current.snapshot(NOW).unwrap().digest(), second.digest());
+    }
+
+    #[test]
+    fn what_holds_later_holds_from_that_moment_on() {
+        let (current, first) = (Current::default(), set("first"));
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let expired = Refusal::new(Code::PolicyExpired, "expired");
+        let expires = |second| Some((at(second), Err(expired.clone())));
+        current.put(Ok(first.clone()), expires(10), true);
+        assert!(current.snapshot(at(9)).is_ok());
+        assert_eq!(current.snapshot(at(10)).unwrap_err(), expired);
+        let changes = current.changes();
+        current.put(Ok(first), expires(20), false);
+        assert!(current.snapshot(at(19)).is_ok());
+        assert_eq!(current.snapshot(at(20)).unwrap_err(), expired);
+        assert!(!changes.0.has_changed().unwrap());
     }
 
     #[tokio::test]
-    async fn each_set_in_force_is_told_and_an_explanation_is_none() {
+    async fn each_set_in_force_is_told() {
         let current = Current::default();
         let mut changes = current.changes();
         let told = async |changes: &mut Changes| {
             tokio::time::timeout(std::time::Duration::ZERO, changes.next()).await.is_ok()
         };
-        current.explain("why");
         assert!(!told(&mut changes).await);
         current.replace(set("first"));
         assert!(told(&mut changes).await && !told(&mut changes).await);

@@ -6,7 +6,7 @@
 
 pub(super) mod authority;
 pub(super) mod break_glass;
-mod moment;
+pub(super) mod moment;
 pub(super) mod name;
 pub(super) mod revocation;
 

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     image::Digest,
+    refusal::Refusal,
     verify::{KeyId, PublicKey},
 };
 
@@ -31,6 +32,10 @@ pub struct PolicySet {
     pub(super) revoked: Arc<Revoked>,
     /// When the set was read.
     pub(super) loaded: Timestamp,
+    /// The source's own count of its changes, where it has one.
+    pub(super) revision: Option<u64>,
+    /// What is said of an image that no policy matches. None: just that.
+    pub(super) otherwise: Option<Refusal>,
 }
 
 impl PolicySet {
@@ -66,7 +71,20 @@ impl PolicySet {
         digest: Digest,
         loaded: Timestamp,
     ) -> Self {
-        Self { index: Index::new(&policies), policies, digest, revoked: Arc::new(revoked), loaded }
+        Self {
+            index: Index::new(&policies),
+            policies,
+            digest,
+            revoked: Arc::new(revoked),
+            loaded,
+            revision: None,
+            otherwise: None,
+        }
+    }
+
+    /// The same set, of this revision of its source.
+    pub(super) fn with_revision(self, revision: Option<u64>) -> Self {
+        Self { revision, ..self }
     }
 
     /// Names of pod annotations by which some policy can be broken. All others are nobody's
@@ -94,6 +112,11 @@ impl PolicySet {
     /// When the set was read.
     pub fn loaded(&self) -> Timestamp {
         self.loaded
+    }
+
+    /// The source's own count of its changes, where it has one.
+    pub fn revision(&self) -> Option<u64> {
+        self.revision
     }
 }
 
@@ -177,7 +200,7 @@ impl Caller {
 
 /// All `kind: Revocation` of a set: what no policy can accept, with the name of the object that
 /// says so.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Revoked {
     /// Digests of manifests, indexes or configurations.
     pub digests: BTreeMap<Digest, String>,

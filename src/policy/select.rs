@@ -104,6 +104,9 @@ impl PolicySet {
     }
 
     fn no_match(&self, image: &ImageRef, namespace: Option<&str>) -> Refusal {
+        if let Some(refusal) = &self.otherwise {
+            return refusal.clone().about(image);
+        }
         let place = match namespace {
             Some(namespace) => format!("namespace \"{}\"", shorten(namespace)),
             None => "a call that names no namespace".into(),

@@ -1,7 +1,7 @@
 //! Where policy sets come from: a directory of files.
 //!
 //! A set is read as a whole or not at all, and everything that is wrong with it is reported at
-//! once. [`watch`] keeps a directory's set in force while it changes.
+//! once. `watch` keeps a directory's set in force while it changes.
 
 use std::{
     fs::{self, OpenOptions},
@@ -19,8 +19,6 @@ use super::{
     PolicySet, Text, Texts, file,
     texts::{MAX_POLICIES, MAX_SET, build},
 };
-
-pub use super::watch::{Event, Watcher, watch};
 
 /// Longest path in `publicKey.file`, in bytes (`PATH_MAX` in limits.h, without the final NUL).
 const MAX_PATH: usize = 4095;

@@ -102,7 +102,7 @@ pub struct Summary {
 
 impl Report {
     pub(super) fn new(
-        digest: Digest,
+        policy_set: PolicySetId,
         mut images: Vec<ImageFinding>,
         mut containers: Vec<ContainerFinding>,
         sandbox: SandboxFinding,
@@ -123,7 +123,6 @@ impl Report {
                 State::AcceptedForSome | State::Accepted => {}
             }
         }
-        let policy_set = PolicySetId { revision: None, digest };
         Self { policy_set, images, containers, sandbox, summary }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    hosts_file::Host,
+    hosts_file::{Host, TlsFiles},
     hosts_text::is_localhost,
     tls::{SystemRoots, TlsMaterial},
     transport::{MAX_HEADER_BYTES, MAX_HEADERS},
@@ -43,10 +43,19 @@ impl Clients {
     /// The client for this host. Reads its TLS files, so that one that was replaced counts from
     /// now on.
     pub(super) fn of(&self, host: &Host, connect: Duration) -> Result<reqwest::Client, String> {
-        let material = TlsMaterial::read(&host.tls)?;
-        let connect = host.dial_timeout.unwrap_or(connect);
+        self.with(&host.tls, &host.authority, host.dial_timeout.unwrap_or(connect))
+    }
+
+    /// The client for a host with these TLS files, which are read likewise.
+    pub(super) fn with(
+        &self,
+        tls: &TlsFiles,
+        authority: &str,
+        connect: Duration,
+    ) -> Result<reqwest::Client, String> {
+        let material = TlsMaterial::read(tls)?;
         // Go's clients, and so containerd, never take a proxy to the machine itself.
-        let direct = is_localhost(&host.authority);
+        let direct = is_localhost(authority);
         let key = (material.fingerprint(), connect, direct);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = kept.get(&key) {

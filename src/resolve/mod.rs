@@ -2,7 +2,9 @@
 //! containerd's own pull.
 
 mod auth;
+mod auth_file;
 mod client;
+mod download;
 mod error;
 mod header;
 mod hosts;
@@ -21,6 +23,8 @@ mod token;
 mod transport;
 
 pub use auth::Credentials;
+pub use auth_file::AuthFile;
+pub use download::{Download, DownloadFault, Downloaded, HttpsAddress, Patience};
 pub use error::{Failure, RegistryError};
 pub use hosts::HostsDirectories;
 pub use manifest::{

@@ -172,6 +172,8 @@ impl Session {
                 accept: wanted.accept,
                 private: &self.host.header,
                 authorization,
+                held: None,
+                head: None,
                 limit: wanted.limit,
                 deadline: caller.deadline,
             };
@@ -259,7 +261,7 @@ pub(super) fn unexpected(status: StatusCode, header: &HeaderMap) -> Fault {
 }
 
 /// `Retry-After` in seconds (RFC 9110, section 10.2.3). A date is not read: the usual pause does.
-fn retry_after(header: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(header: &HeaderMap) -> Option<Duration> {
     let text = header.get(RETRY_AFTER)?.to_str().ok()?;
     text.parse().ok().map(Duration::from_secs)
 }

@@ -247,6 +247,8 @@ async fn fetch(
         accept: "application/json",
         private,
         authorization: authorization.as_ref(),
+        held: None,
+        head: None,
         limit: MAX_ANSWER,
         deadline: applicant.deadline,
     };

@@ -5,9 +5,9 @@ use std::{error::Error as StdError, io, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, LOCATION},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use crate::image::shorten;
@@ -61,6 +61,10 @@ pub(super) struct Get<'a> {
     pub(super) private: &'a HeaderMap,
     /// Likewise.
     pub(super) authorization: Option<&'a HeaderValue>,
+    /// `If-None-Match`: an answer that has this `ETag` is not wanted again.
+    pub(super) held: Option<&'a HeaderValue>,
+    /// Longest wait for the head of one answer, where that is shorter than for the whole.
+    pub(super) head: Option<Duration>,
     /// Most bytes of the body.
     pub(super) limit: usize,
     pub(super) deadline: Instant,
@@ -94,8 +98,15 @@ async fn follow(client: &reqwest::Client, get: Get<'_>) -> Result<Answer, Fault>
         if let Some(authorization) = get.authorization.filter(|_| at_home) {
             header.insert(AUTHORIZATION, authorization.clone());
         }
+        if let Some(held) = get.held {
+            header.insert(IF_NONE_MATCH, held.clone());
+        }
         let from = |fault: Fault| if at_home { fault } else { elsewhere(&url, fault) };
-        let sent = client.get(url.clone()).headers(header).send().await;
+        let sent = client.get(url.clone()).headers(header).send();
+        let sent = match get.head {
+            Some(head) => timeout(head, sent).await.map_err(|_| from(late()))?,
+            None => sent.await,
+        };
         let response = sent.map_err(|e| from(describe(&e)))?;
         let status = response.status();
         if is_redirect(status)

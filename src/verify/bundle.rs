@@ -100,7 +100,10 @@ pub(super) fn check(
         Err(finding) => return finding,
     };
     // The bytes first: what nobody vouches for is not even parsed.
-    if key.verify(&signed.encoding(), &signed.signature).is_err() {
+    if key
+        .verify(&pre_authentication(&signed.payload_type, &signed.payload), &signed.signature)
+        .is_err()
+    {
         return Finding::NotByKey;
     }
     match claims(&signed, subject, wanted) {
@@ -116,14 +119,11 @@ struct Signed {
     signature: Vec<u8>,
 }
 
-impl Signed {
-    /// The bytes that are signed: the pre-authentication encoding of DSSE v1.
-    fn encoding(&self) -> Vec<u8> {
-        let (kind, payload) = (&self.payload_type, &self.payload);
-        let mut bytes = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
-        bytes.extend_from_slice(payload);
-        bytes
-    }
+/// The bytes that a DSSE envelope signs: the pre-authentication encoding of DSSE v1.
+pub(crate) fn pre_authentication(kind: &str, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
+    bytes.extend_from_slice(payload);
+    bytes
 }
 
 /// Takes a bundle apart, as far as it is one that a key can have signed.

@@ -134,10 +134,14 @@ impl PublicKey {
     /// White space around the block and other line lengths are accepted, anything else besides
     /// the block is not: a second key would be one that nobody asks about.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let der = unarmor(pem)?;
-        let info = SubjectPublicKeyInfoRef::try_from(&*der).map_err(|_| KeyError::Encoding)?;
+        Self::from_der(&unarmor(pem)?)
+    }
+
+    /// Reads a SubjectPublicKeyInfo (RFC 5280, 4.1).
+    pub(crate) fn from_der(der: &[u8]) -> Result<Self, KeyError> {
+        let info = SubjectPublicKeyInfoRef::try_from(der).map_err(|_| KeyError::Encoding)?;
         // The parser takes DER only; that one key has one identifier does not hang on it alone.
-        if info.to_der().ok().as_ref() != Some(&der) {
+        if info.to_der().ok().as_deref() != Some(der) {
             return Err(KeyError::Encoding);
         }
         let key = info.subject_public_key.as_bytes().ok_or(KeyError::Encoding)?;
@@ -148,7 +152,7 @@ impl PublicKey {
             ED25519 => ed25519(key, parameters)?,
             other => return Err(KeyError::Algorithm(other.to_string())),
         };
-        Ok(Self { id: KeyId(Digest::of(&der)), schemes })
+        Ok(Self { id: KeyId(Digest::of(der)), schemes })
     }
 
     /// Identifies the key.

@@ -13,11 +13,12 @@ pub(crate) mod properties;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use bundle::pre_authentication;
 use finding::{Finding, Shortfall};
 pub(crate) use key::MAX_PEM;
 pub use key::{BadSignature, KeyError, KeyId, KeyIdError, PublicKey};
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 
@@ -101,7 +102,7 @@ pub fn authority(
     match &authority.kind {
         AuthorityKind::PublicKey(wanted) => {
             in_force(wanted, revoked, now)?;
-            by_key(wanted, image, evidence)
+            by_key(wanted, image.subjects(), evidence)
         }
         AuthorityKind::Digests(listed) => image
             .subjects()
@@ -123,14 +124,25 @@ pub fn authority(
     }
 }
 
-/// Asks for a signature by one key, on the image's own digest or its child's.
+/// Asks one key about one manifest, whatever a policy says of the key.
+pub fn manifest(key: &PublicKey, digest: Digest, evidence: &Evidence) -> Result<Verified, Missed> {
+    let wanted = PublicKeyAuthority {
+        key: key.clone(),
+        not_before: None,
+        not_after: None,
+        annotations: BTreeMap::new(),
+    };
+    by_key(&wanted, std::iter::once(digest), evidence)
+}
+
+/// Asks for a signature by one key, on any of these digests.
 fn by_key(
     wanted: &PublicKeyAuthority,
-    image: &Resolved,
+    subjects: impl Iterator<Item = Digest>,
     evidence: &Evidence,
 ) -> Result<Verified, Missed> {
     let mut findings = Vec::new();
-    for subject in image.subjects() {
+    for subject in subjects {
         for claim in evidence.claims.iter().filter(|claim| claim.subject == subject) {
             let finding = one_claim(claim, wanted);
             if finding == Finding::Holds {

@@ -89,10 +89,12 @@ fn tests_of(document: &str) -> (usize, Vec<String>) {
 
 fn is_test(file: &File, name: &str) -> bool {
     let Some((before, _)) = file.text.split_once(&format!("fn {name}(")) else { return false };
-    if file.path.starts_with("tests/real/") {
+    if let Some(folder) =
+        ["tests/real/", "tests/cluster/"].iter().find(|f| file.path.starts_with(**f))
+    {
         // They stand in a table, behind the name of their module.
-        let main = source::file("tests/real/main.rs").text;
-        let (_, table) = main.split_once("    tests! {").expect("the table of tests/real/main.rs");
+        let main = source::file(&format!("{folder}main.rs")).text;
+        let (_, table) = main.split_once("    tests! {").expect("the table of the tests");
         return table.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == name);
     }
     // Since the end of what stands before.
@@ -147,7 +149,7 @@ fn every_flag_is_in_the_help() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["run"],
         &["check"],
@@ -161,6 +163,10 @@ fn every_flag_is_in_the_help() {
         &["evidence"],
         &["evidence", "export"],
         &["evidence", "import"],
+        &["policy"],
+        &["policy", "bundle"],
+        &["policy", "sign"],
+        &["policy", "show"],
     ];
     let help: String = commands.into_iter().map(help).collect();
     let source = file("src/cli/arguments.rs").code;

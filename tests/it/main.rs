@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bundles;
 mod cli;
 mod crds;
 mod crowd;
@@ -13,6 +14,7 @@ mod status;
 mod relay;
 mod storm;
 mod inventory;
+mod kubernetes;
 mod metrics;
 mod judged;
 mod packs;

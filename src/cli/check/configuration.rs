@@ -19,13 +19,21 @@ pub(super) fn notes(path: &Path) -> Result<Vec<String>, Problems> {
     let written: toml::Table = toml::from_str(&text).unwrap_or_default();
     let written = |key| written.get("runtime")?.get(key)?.as_str();
     let mut notes = Vec::new();
-    let PolicySource::Directory(source) = &config.policy.source;
-    match no_directory(source) {
-        Some(why) => notes.push(format!("policy.source: {why}")),
-        None if !source.exists() => {
-            notes.push(format!("policy.source: {} is not there", shown(source)));
+    let directories = [
+        match &config.policy.source {
+            PolicySource::Directory(source) => Some(("policy.source", source)),
+            _ => None,
+        },
+        config.policy.floor.as_ref().map(|floor| ("policy.floor", floor)),
+    ];
+    for (field, directory) in directories.into_iter().flatten() {
+        match no_directory(directory) {
+            Some(why) => notes.push(format!("{field}: {why}")),
+            None if !directory.exists() => {
+                notes.push(format!("{field}: {} is not there", shown(directory)));
+            }
+            None => {}
         }
-        None => {}
     }
     // Many a node has no such directory: only one that somebody asked for is missed.
     if written("registry_config").is_some() {

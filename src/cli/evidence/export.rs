@@ -14,7 +14,6 @@ use crate::{
     cli::{
         Exit,
         arguments::{Export, Place},
-        auth_file::AuthFile,
         style::printable,
     },
     config::Config,
@@ -23,7 +22,7 @@ use crate::{
     image::{Digest, ImageRef, Version},
     named::{ImageId, Named},
     refusal::{Code, Refusal},
-    resolve::{self, Fetched, HostsDirectories, MAX_MANIFEST, Registry},
+    resolve::{self, AuthFile, Fetched, HostsDirectories, MAX_MANIFEST, Registry},
 };
 
 use super::{Summary, config, no_directory, unreadable};

@@ -10,13 +10,13 @@ use crate::{
 /// A moment as Kubernetes writes it (RFC 3339), and nothing else that a parser of times takes.
 pub(super) fn moment(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Timestamp> {
     let text = reader.text(field)?;
-    let moment = is_moment(text).then(|| text.parse().ok()).flatten();
-    moment.or_else(|| {
-        let message = format!(
-            "{:?} is no time; write it as in 2026-01-01T00:00:00Z (RFC 3339)",
-            shorten(text)
-        );
-        reader.wrong(field, message)
+    read_moment(text).map_err(|why| reader.wrong::<()>(field, why)).ok()
+}
+
+/// Reads such a moment; the error is a sentence.
+pub(crate) fn read_moment(text: &str) -> Result<Timestamp, String> {
+    is_moment(text).then(|| text.parse().ok()).flatten().ok_or_else(|| {
+        format!("{:?} is no time; write it as in 2026-01-01T00:00:00Z (RFC 3339)", shorten(text))
     })
 }
 

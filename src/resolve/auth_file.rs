@@ -1,4 +1,5 @@
-//! Credentials for `verify`, `explain` and `preflight`, from a file in the form of Docker's `config.json`.
+//! Credentials that a file in the form of Docker's `config.json` holds: for commands, which nobody
+//! hands the credentials of a pull, and for policies in a registry.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +11,9 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
-use crate::{image::Repository, resolve::Credentials};
+use crate::image::Repository;
+
+use super::Credentials;
 
 /// Largest credentials file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -35,11 +38,15 @@ struct Entry {
 
 /// Credentials for registries: from the file that is named, or from Docker's usual place, where
 /// the file may be absent.
-pub(super) struct AuthFile(Option<(PathBuf, File)>);
+pub struct AuthFile(Option<(PathBuf, File)>);
 
 impl AuthFile {
     /// Reads it.
-    pub(super) fn load(named: Option<&Path>) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// A sentence: it is not there though it is named, or it is not such a file.
+    pub fn load(named: Option<&Path>) -> Result<Self, String> {
         let (path, must_exist) = match named {
             Some(path) => (path.to_owned(), true),
             None => match usual() {
@@ -61,7 +68,11 @@ impl AuthFile {
     }
 
     /// The credentials for a repository's registry.
-    pub(super) fn credentials(&self, repository: &Repository) -> Result<Credentials, String> {
+    ///
+    /// # Errors
+    ///
+    /// A sentence: there is an entry, and it cannot be used.
+    pub fn credentials(&self, repository: &Repository) -> Result<Credentials, String> {
         let Some((path, file)) = &self.0 else { return Ok(Credentials::Anonymous) };
         find(file, repository).map_err(|why| format!("{}: {why}", path.display()))
     }
@@ -100,7 +111,7 @@ fn find(file: &File, repository: &Repository) -> Result<Credentials, String> {
     if entry.auth.is_empty() {
         return Err(format!(
             "the entry {server:?} holds no credentials (a credential helper has them, which is not run here); \
-             write an \"auth\" field into a file for --auth-file"
+             write an \"auth\" field into a file of its own"
         ));
     }
     let decoded =
