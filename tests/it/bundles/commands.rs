@@ -129,6 +129,20 @@ fn the_same_directory_makes_the_same_bytes() {
 }
 
 #[test]
+fn the_fixtures_are_what_the_command_makes() {
+    let desk = Desk::new();
+    let fixtures = Fixtures::load();
+    for name in ["release.yaml", "release.pub"] {
+        let file = fixtures.file(&format!("bundles/policies/{name}"));
+        fs::create_dir_all(desk.path("made")).unwrap();
+        fs::write(desk.path("made").join(name), file).unwrap();
+    }
+    desk.says("policy bundle made --revision 7 -o payload.json");
+    let made = fs::read_to_string(desk.path("payload.json")).unwrap();
+    assert_eq!(made, fixtures.file("bundles/payload.json"));
+}
+
+#[test]
 fn a_key_is_rotated_by_a_second_signature() {
     let desk = Desk::new();
     desk.says("policy bundle policies --revision 7 -o p");
