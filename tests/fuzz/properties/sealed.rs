@@ -16,6 +16,9 @@ use super::Json;
 /// The payload of every seed that a pinned key signed.
 const GENUINE: &[u8] = include_bytes!("../../fixtures/bundles/payload.json");
 
+/// At how many places of a bundle that opens a bit is changed.
+const PLACES: usize = 64;
+
 static OURS: LazyLock<SigningKey> = LazyLock::new(|| {
     SigningKey::from_pem(include_str!("../../fixtures/keys/ed25519.key")).unwrap()
 });
@@ -56,7 +59,16 @@ fn opened(sealed: &Sealed, input: &[u8]) {
     let kept = offer.sealed.as_ref().unwrap();
     assert_eq!(&**kept.bytes(), input);
     assert!(!kept.signers().is_empty());
-    assert_eq!(Sealed::parse(kept.bytes().clone()).unwrap().open(&*PINNED), Ok(offer));
+    assert_eq!(Sealed::parse(kept.bytes().clone()).unwrap().open(&*PINNED), Ok(offer.clone()));
+    // A bit anywhere changes nothing that counts, or all.
+    for place in 0..PLACES {
+        let mut changed = input.to_vec();
+        changed[place * (input.len() - 1) / (PLACES - 1)] ^= 1;
+        let again = Sealed::parse(changed).and_then(|sealed| sealed.open(&*PINNED));
+        assert!(
+            again.is_err() || again.is_ok_and(|again| payload_of(&again) == payload_of(&offer))
+        );
+    }
 }
 
 /// What our key signs, it opens; and it means to others what it means to us.

@@ -185,6 +185,21 @@ fn what_nobody_signed_is_shown_as_such() {
 }
 
 #[test]
+fn what_is_expired_is_told() {
+    let desk = Desk::new();
+    let expires_at = Some("2020-01-01T00:00:00Z".parse().unwrap());
+    let old = Payload { expires_at, ..Payload::read(&payload(7)).unwrap() };
+    let signed = sign(&old.write().unwrap(), &key("ed25519")).unwrap();
+    fs::write(desk.path("b"), signed.bytes).unwrap();
+    let shown = desk.says("policy show b --key ed25519.pub");
+    let told =
+        "revision 7, 1 policy, expires 2020-01-01T00:00:00Z\nexpired: nodes refuse everything";
+    assert!(shown.contains(told), "{shown}");
+    let shown = desk.says("policy show b -o json");
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["expired"], json!(true));
+}
+
+#[test]
 fn what_does_not_load_is_neither_written_nor_signed() {
     let desk = Desk::new();
     fs::write(desk.path("policies/q.yaml"), "kind: Pod\n").unwrap();
