@@ -9,7 +9,7 @@ export PORTCULLIS_CONTAINERD
 # The fixtures of `make differential`: all, or a part of their names.
 FIXTURES ?= all
 
-.PHONY: help build demo test check differential test-matrix faults bench fuzz clean needs parts
+.PHONY: help build demo test check differential test-matrix test-cluster faults bench fuzz clean needs parts
 .NOTPARALLEL:
 
 help: ## this list
@@ -39,6 +39,11 @@ test-matrix: parts ## the tests on real containerd, with each of its releases
 	tests/lab/parts $(RELEASES:%=containerd-%)
 	set -e; for release in $(RELEASES); do \
 	  PORTCULLIS_CONTAINERD=$$release $(CARGO) test --locked --test real; done
+
+test-cluster: needs ## a real API server and etcd, built first: 10 minutes, the next time one
+	tests/lab/parts etcd kubectl
+	tests/cluster/servers
+	$(CARGO) test --locked --test cluster
 
 faults: parts build ## faults, and ten thousand connections; panics shown are provoked; a minute after the build
 	RUST_BACKTRACE=0 $(CARGO) test --locked --test it faults:: -- --include-ignored --nocapture

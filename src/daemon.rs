@@ -23,6 +23,7 @@ use crate::{
     evidence::{Ledger, Store},
     forward::{Runtime, Upstream},
     inventory::{self, Inventory},
+    kubernetes::{self, events},
     local::Local,
     metrics::{self, Metrics},
     pipeline::{Parts, Pipeline, SandboxError, SandboxImage},
@@ -31,7 +32,7 @@ use crate::{
         watch::{Plan, Watcher},
     },
     resolve::{HostsDirectories, Registry},
-    sources,
+    sources::{self, Followed},
     status::{self, Board, Desk, Places},
     telemetry,
 };
@@ -61,10 +62,12 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     accept::raise_descriptor_limit();
     let node = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     let state_directory = config.state.directory.clone();
-    let (plan, _api_server) = {
+    let Followed { plan, api_server } = {
         let _judges = judges.enter();
         sources::follow(&config).map_err(DaemonError::Source)?
     };
+    let node_name = config.kubernetes.node.clone();
+    let node_name = node_name.or_else(|| kubernetes::node_name(&node)).unwrap_or_default();
     let places = Places {
         socket: config.listen.socket.clone(),
         endpoint: config.runtime.endpoint.clone(),
@@ -82,8 +85,11 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         telemetry::tell_panics(move || (board.fault(), metrics.fault()).1);
     }
     // What was found wrong with the log stands in its `start` record, and was logged.
-    let observers: Vec<Arc<dyn Observer>> =
+    let mut observers: Vec<Arc<dyn Observer>> =
         vec![Arc::new(board.clone()), Arc::new(metrics.clone())];
+    let (refusals, events) = api_server.is_some().then(events::channel).unzip();
+    let refusals = refusals.map(Arc::new);
+    observers.extend(refusals.clone().map(|refusals| refusals as Arc<dyn Observer>));
     let (log, opened) = Log::open_observed(audit_config, observers)?;
     if let Some(refusal) = &opened.unavailable {
         board.audit_unavailable(refusal);
@@ -93,8 +99,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let (watcher, opened) = thread::scope(|scope| {
         let opening = scope.spawn(|| Store::open(&state_directory));
         let _runtime = judges.enter();
-        let told = (board.clone(), metrics.clone());
-        let watcher = keep_policies(plan, policies.clone(), log.clone(), told);
+        let watcher = keep_policies(plan, policies.clone(), log.clone());
         (watcher, opening.join())
     });
     let (store, findings) = opened.unwrap_or_else(|panic| resume_unwind(panic));
@@ -104,6 +109,11 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let _ = judges.block_on(log.record(Record::new(Event::Drift, finding), ()));
     }
     board.evidence(findings);
+    if let (Some(server), Some(events)) = (api_server, events) {
+        let (standing, node, same) = (watcher.standing(), node_name.clone(), server.clone());
+        judges.spawn(async move { kubernetes::report(&server, &node, standing).await });
+        judges.spawn(async move { events.run(&same, &node_name).await });
+    }
     let upstream = Upstream::new(Arc::new(config.runtime.endpoint.clone()));
     let registry = Arc::new(Registry::new(HostsDirectories::new(config.runtime.registry_config)));
     let local = Local::new(store);
@@ -127,11 +137,17 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         audit: log.clone(),
         pipeline: pipeline.clone(),
     });
-    let sources = metrics::Sources { policies: policies.clone(), inventory: inventory.summary() };
+    let sources = metrics::Sources {
+        policies: policies.clone(),
+        standing: watcher.standing(),
+        events: refusals,
+        inventory: inventory.summary(),
+    };
     let methods = Arc::new(Methods::with(config.runtime.forward_methods));
     let desk = Desk::new(status::Parts {
         board,
         policies,
+        standing: watcher.standing(),
         pipeline: pipeline.clone(),
         inventory: inventory.summary(),
         places,
@@ -208,30 +224,12 @@ async fn sandbox_image_is_known(pipeline: &Pipeline) -> Result<(), DaemonError> 
 }
 
 /// Loads the policies, keeps them in force while they change, and puts each change on record.
-fn keep_policies(
-    plan: Plan,
-    current: policy::Current,
-    log: Log,
-    (board, metrics): (Board, Metrics),
-) -> Watcher {
+fn keep_policies(plan: Plan, current: policy::Current, log: Log) -> Watcher {
     let threads = Handle::current();
     let in_force = current.clone();
     policy::watch::watch(plan, current, move |event| {
         let in_force = in_force.snapshot(Timestamp::now());
         let record = policies::record(&event, in_force.is_ok());
-        match &event {
-            policy::Event::Rejected(why) => {
-                metrics.policies_rejected(true);
-                board.policies(Some(why.clone()));
-            }
-            policy::Event::Loaded(_) | policy::Event::Unchanged(_) => {
-                metrics.policies_rejected(false);
-                board.policies(None);
-            }
-            policy::Event::Recalled(_)
-            | policy::Event::Unreachable(_)
-            | policy::Event::Expired(_) => {}
-        }
         // Waited for, so that the order on record is the order of events. The log says itself
         // when it cannot be written.
         let _ = threads.block_on(log.record(record, ()));

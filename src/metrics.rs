@@ -3,6 +3,7 @@
 //! What is counted is what stands in the audit log, and it is counted when it stands there: the
 //! two cannot disagree. Labels are taken from closed lists, never from a request.
 
+mod policies;
 mod serve;
 
 use std::sync::Arc;
@@ -18,9 +19,12 @@ use tokio::sync::watch;
 use crate::{
     audit::{Event, Observer, Outcome, Record},
     inventory::Summary,
-    policy,
+    kubernetes::events::Refusals,
+    policy::{self, standing::Standing},
     refusal::Refusal,
 };
+
+use policies::Policies;
 
 pub use serve::{Listener, MetricsError, serve};
 
@@ -42,9 +46,8 @@ struct Inner {
     drift: Family<Reason, Counter>,
     audit_unavailable: Counter,
     faults: Counter,
-    policy_set: Family<PolicySet, Gauge>,
-    policies: Gauge,
-    policies_rejected: Gauge,
+    policies: Policies,
+    events_dropped: Counter,
     images: Family<State, Gauge>,
     containers: Family<State, Gauge>,
 }
@@ -66,11 +69,6 @@ struct State {
     state: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicySet {
-    digest: String,
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("portcullis");
@@ -78,8 +76,7 @@ impl Default for Metrics {
             (Family::default(), Counter::default(), Family::default());
         let (audit_unavailable, faults) = (Counter::default(), Counter::default());
         let duration = Histogram::new(BUCKETS);
-        let (policy_set, policies, policies_rejected) =
-            (Family::default(), Gauge::default(), Gauge::default());
+        let (policies, events_dropped) = (Policies::default(), Counter::default());
         let (images, containers) = (Family::default(), Family::default());
         registry.register(
             "judgements",
@@ -112,16 +109,11 @@ impl Default for Metrics {
             "Panics in Portcullis, each of which refused what it ended",
             Counter::clone(&faults),
         );
+        policies.register(&mut registry);
         registry.register(
-            "policy_set_info",
-            "The policy set in force, with the value 1; absent where there is none",
-            Family::clone(&policy_set),
-        );
-        registry.register("policies", "Policies in force", Gauge::clone(&policies));
-        registry.register(
-            "policies_rejected",
-            "1 while what the source of policies holds does not load, and is not in force",
-            Gauge::clone(&policies_rejected),
+            "kubernetes_events_dropped",
+            "Refusals that are on record and became no Event on their pod",
+            Counter::clone(&events_dropped),
         );
         registry.register(
             "images",
@@ -142,9 +134,8 @@ impl Default for Metrics {
             drift,
             audit_unavailable,
             faults,
-            policy_set,
             policies,
-            policies_rejected,
+            events_dropped,
             images,
             containers,
         }))
@@ -156,16 +147,15 @@ impl Default for Metrics {
 pub struct Sources {
     /// The policies in force.
     pub policies: policy::Current,
+    /// How they stand.
+    pub standing: watch::Receiver<Standing>,
+    /// How many refusals became no Event.
+    pub events: Option<Arc<Refusals>>,
     /// The last look at the node.
     pub inventory: watch::Receiver<Option<Arc<Summary>>>,
 }
 
 impl Metrics {
-    /// Notes whether what the source of policies holds now is not in force since it does not load.
-    pub fn policies_rejected(&self, rejected: bool) {
-        self.0.policies_rejected.set(rejected.into());
-    }
-
     /// Counts a panic, wherever it happened.
     pub fn fault(&self) {
         self.0.faults.inc();
@@ -174,13 +164,12 @@ impl Metrics {
     /// All metrics as text, with those that are no counters as they are now.
     pub fn text(&self, sources: &Sources) -> String {
         let policies = sources.policies.snapshot(Timestamp::now()).ok();
-        self.0.policy_set.clear();
-        if let Some(policies) = &policies {
-            let labels = PolicySet { digest: policies.digest().to_string() };
-            self.0.policy_set.get_or_create(&labels).set(1);
+        self.0.policies.show(&sources.standing.borrow(), policies.as_deref());
+        if let Some(events) = &sources.events {
+            let told = self.0.events_dropped.get();
+            self.0.events_dropped.inc_by(events.dropped().saturating_sub(told));
         }
         let number = |number: usize| number.try_into().unwrap_or(i64::MAX);
-        self.0.policies.set(policies.map_or(0, |policies| number(policies.policies().len())));
         let set = |family: &Family<State, Gauge>, state, value| {
             family.get_or_create(&State { state }).set(number(value));
         };
@@ -200,6 +189,7 @@ impl Metrics {
 
 impl Observer for Metrics {
     fn recorded(&self, record: &Record, _seq: u64) {
+        self.0.policies.recorded(record);
         let reason = record.reason.map_or("none", |reason| reason.as_str());
         let decision = match record.decision {
             Some(Outcome::Allow) => "allow",

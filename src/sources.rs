@@ -1,7 +1,7 @@
 //! The sources of policies that a configuration names: followed by the daemon, asked once by
 //! commands.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
@@ -10,42 +10,58 @@ use crate::{
     config::{Config, PolicySource},
     kubernetes::{self, Server},
     policy::{
-        self, Offer, PolicySet,
+        Heard, PolicySet, beside_floor,
+        fetch::{self, Fetcher, Place},
         source::{self, read_text, shown},
         watch::{Plan, Proof, Remote, Source},
     },
+    problem::Problems,
+    resolve::{HostsDirectories, Registry},
     verify::PublicKey,
 };
 
 /// Largest file of a pinned key, in bytes.
 const MAX_KEY: usize = 16 * 1024;
-/// How much a source can say before it is heard.
-const WORDS: usize = 1;
+
+/// A source that is followed.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    /// What the policies are kept in force by.
+    pub(crate) plan: Plan,
+    /// The API server, where it is the source.
+    pub(crate) api_server: Option<Arc<Server>>,
+}
 
 /// Begins to follow the source; must be called from a Tokio runtime.
 ///
 /// # Errors
 ///
 /// What is wrong with a pinned key, in a sentence.
-pub(crate) fn follow(config: &Config) -> Result<(Plan, Option<Arc<Server>>), String> {
-    let name = config.policy.source.to_string();
+pub(crate) fn follow(config: &Config) -> Result<Followed, String> {
     let asked = Arc::new(Notify::new());
-    let (tell, heard) = mpsc::channel(WORDS);
-    let remote = |proof| Source::Remote(Remote { name, proof, heard, asked: asked.clone() });
+    // One word waits to be heard; who has more to say waits with it.
+    let (tell, heard) = mpsc::channel(1);
+    let name = config.policy.source.to_string();
     let mut api_server = None;
-    let source = match &config.policy.source {
-        PolicySource::Directory(directory) => Source::Directory(directory.clone()),
+    let proof = match &config.policy.source {
+        PolicySource::Directory(_) => Proof::Mark,
         PolicySource::Kubernetes => {
-            let server = Arc::new(server(config));
+            let (server, asked) = (Arc::new(server(config)), asked.clone());
             api_server = Some(server.clone());
-            let asked = asked.clone();
             tokio::spawn(async move { kubernetes::run(&server, tell, asked).await });
-            remote(Proof::Mark)
+            Proof::Mark
         }
         PolicySource::Https(_) | PolicySource::Oci(_) => {
             let keys = keys(config)?;
-            remote(Proof::Keys(keys))
+            let poll = Duration::try_from(config.policy.bundle.poll).unwrap_or_default();
+            let fetcher = Fetcher::new(place(config)?, keys.clone().into());
+            tokio::spawn(fetch::run(fetcher, poll, tell, asked.clone()));
+            Proof::Keys(keys)
         }
+    };
+    let source = match &config.policy.source {
+        PolicySource::Directory(directory) => Source::Directory(directory.clone()),
+        _ => Source::Remote(Remote { name, proof, heard, asked }),
     };
     let plan = Plan {
         source,
@@ -54,58 +70,86 @@ pub(crate) fn follow(config: &Config) -> Result<(Plan, Option<Arc<Server>>), Str
         state_directory: config.state.directory.clone(),
         audit_file: config.audit.file.clone(),
     };
-    Ok((plan, api_server))
+    Ok(Followed { plan, api_server })
 }
 
-/// The set that the source holds now.
+/// The set that the source holds now, whether or not it may come into force on this node.
 ///
 /// # Errors
 ///
 /// Why it is not known, or no set, in a sentence.
 pub(crate) async fn once(config: &Config, now: Timestamp) -> Result<PolicySet, String> {
     let name = config.policy.source.to_string();
+    let sentence = |problems: Problems| problems.to_string();
     let offer = match &config.policy.source {
         PolicySource::Directory(directory) => {
-            return source::load(directory, now).map_err(|problems| problems.to_string());
+            return source::load(directory, now).map_err(sentence);
         }
         PolicySource::Kubernetes => kubernetes::once(&server(config)).await?,
-        PolicySource::Https(_) | PolicySource::Oci(_) => return Err("later".into()),
+        PolicySource::Https(_) | PolicySource::Oci(_) => {
+            let mut fetcher = Fetcher::new(place(config)?, keys(config)?.into());
+            match fetcher.ask(true).await.heard {
+                Heard::Offer(offer) => offer,
+                Heard::Rejected(problems) => return Err(sentence(problems)),
+                Heard::Failed(why) => return Err(format!("{name}: {why}")),
+                Heard::Unchanged => return Err(format!("{name}: says that nothing has changed")),
+            }
+        }
     };
-    read(&offer, &name, now)
-}
-
-fn read(offer: &Offer, source: &str, now: Timestamp) -> Result<PolicySet, String> {
-    if let Some(at) = offer.expires_at.filter(|at| *at <= now) {
-        return Err(format!("{source}: it expired at {at:.0}"));
+    match offer.expires_at.filter(|at| *at <= now) {
+        Some(at) => Err(format!("{name}: the bundle expired at {at:.0}")),
+        None => offer.read(&name, now).map_err(sentence),
     }
-    offer.read(source, now).map_err(|problems| problems.to_string())
 }
 
-fn server(config: &Config) -> Server {
-    let kubeconfig = config.kubernetes.kubeconfig.clone();
-    Server::new(kubernetes::Config { kubeconfig, times: kubernetes::Times::default() })
-}
-
-/// The pinned keys.
-fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
-    let read = |path: &std::path::PathBuf| {
-        let wrong = |why: String| format!("policy.keys: {}: {why}", shown(path));
-        let pem = read_text(path, MAX_KEY).map_err(wrong)?;
-        PublicKey::from_pem(&pem).map_err(|error| wrong(error.to_string()))
-    };
-    config.policy.bundle.keys.iter().map(read).collect()
-}
-
-/// The policies of a candidate or, without one, of the source, with the floor of this node.
+/// A set with the floor of this node beside it, if there is one.
+///
+/// # Errors
+///
+/// What is wrong with the floor.
 pub(crate) fn with_floor(
     config: &Config,
     set: PolicySet,
     now: Timestamp,
 ) -> Result<PolicySet, String> {
     match &config.policy.floor {
-        Some(floor) => {
-            policy::beside_floor(floor, &set, now).map_err(|problems| problems.to_string())
-        }
+        Some(floor) => beside_floor(floor, &set, now).map_err(|problems| problems.to_string()),
         None => Ok(set),
+    }
+}
+
+fn server(config: &Config) -> Server {
+    let kubeconfig = config.kubernetes.kubeconfig.clone();
+    Server::new(kubernetes::Config { kubeconfig, ..kubernetes::Config::default() })
+}
+
+/// Where the bundle is.
+fn place(config: &Config) -> Result<Place, String> {
+    let bundle = &config.policy.bundle;
+    match &config.policy.source {
+        PolicySource::Https(address) => {
+            Ok(Place::Https { address: address.clone(), ca: bundle.certificate_authority.clone() })
+        }
+        PolicySource::Oci(image) => Ok(Place::Oci {
+            image: image.clone(),
+            credentials: bundle.auth_file.clone(),
+            registry: Registry::new(HostsDirectories::new(config.runtime.registry_config.clone())),
+        }),
+        other => Err(format!("{other} is no signed bundle")),
+    }
+}
+
+/// The pinned keys: at least one.
+fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
+    let read = |path: &Path| {
+        let wrong = |why: String| format!("policy.keys: {} {why}", shown(path));
+        let pem = read_text(path, MAX_KEY).map_err(wrong)?;
+        PublicKey::from_pem(&pem).map_err(|error| wrong(format!("holds no public key: {error}")))
+    };
+    let keys =
+        config.policy.bundle.keys.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    match keys.is_empty() {
+        true => Err("policy.keys names no public key that must have signed the bundle".into()),
+        false => Ok(keys),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     forward::{self, Unanswered},
-    status::{ClientReport, Report},
+    status::{ClientReport, PoliciesReport, Report},
 };
 
 use super::{
@@ -79,25 +79,8 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
             .lines()
             .try_for_each(|trouble| writeln!(out, "  {:<10} {}", "", style.red(printable(trouble))))
     };
-    let policies = &report.policies;
-    let text = match &policies.digest {
-        Some(digest) => format!(
-            "{}, set {}, loaded {} ago from {}",
-            count(policies.count, "policy", "policies"),
-            short(digest),
-            ago(policies.age_seconds),
-            policies.source
-        ),
-        None => format!("none in force, from {}", policies.source),
-    };
-    let rejected = policies.rejected.as_ref().map(|why| match policies.digest {
-        Some(_) => format!(
-            "what is there now does not load, and the set in force stays; a restart now would \
-             leave no policy in force, and nothing could start:\n{why}"
-        ),
-        None => why.clone(),
-    });
-    line("policies", text, rejected.as_deref())?;
+    let (text, trouble) = policies(&report.policies);
+    line("policies", text, trouble.as_deref())?;
     let audit = &report.audit;
     let drift = audit.drift.as_ref().map(|drift| format!("not as Portcullis left it: {drift}"));
     let trouble: Vec<_> = audit.unavailable.iter().chain(&drift).map(String::as_str).collect();
@@ -129,6 +112,38 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
     }
     decisions(report, style, out)?;
     refusals(report, style, out)
+}
+
+/// The policies, and what is wrong with them.
+fn policies(policies: &PoliciesReport) -> (String, Option<String>) {
+    let revision = policies.revision.map(|revision| format!(" revision {revision}"));
+    let revision = revision.unwrap_or_default();
+    let text = match &policies.digest {
+        Some(digest) => format!(
+            "{}, set {}{revision}, loaded {} ago from {}",
+            count(policies.count, "policy", "policies"),
+            short(digest),
+            ago(policies.age_seconds),
+            policies.source
+        ),
+        None => format!("none in force, from {}", policies.source),
+    };
+    // Of a directory that is read every half minute that says nothing.
+    let heard = policies.confirmed_seconds_ago.filter(|seconds| *seconds > 60);
+    let text = match (heard, &policies.until) {
+        (_, Some(until)) => format!("{text}, in force until {until}"),
+        (Some(seconds), None) => format!("{text}, last heard {} ago", ago(seconds)),
+        (None, None) => text,
+    };
+    let Some(why) = &policies.rejected else { return (text, None) };
+    let what = match (policies.trouble.as_deref(), &policies.digest) {
+        (Some("Rejected" | "NotKept"), Some(_)) => {
+            "what is there now is not accepted, and the set in force stays:\n"
+        }
+        (Some("Unreachable"), Some(_)) => "the source is not heard, and the set in force stays:\n",
+        _ => "",
+    };
+    (text, Some(format!("{what}{why}")))
 }
 
 /// What the gate does, in short. What only warns keeps nothing out, and what nobody calls judges
@@ -345,14 +360,32 @@ nothing was judged since \n";
     }
 
     #[test]
-    fn policies_that_do_not_load_are_told_with_what_a_restart_would_do() {
+    fn policies_that_are_not_accepted_are_told() {
         let mut report = Report::default();
         report.policies.rejected = Some("a.yaml: is empty".to_owned());
-        assert!(!text(&report).contains("restart"));
+        report.policies.trouble = Some("Rejected".to_owned());
+        let expected = "none in force, from \n             a.yaml: is empty\n";
+        assert!(text(&report).contains(expected), "{}", text(&report));
         report.policies.digest = Some("sha256:1".to_owned());
-        let expected = "             what is there now does not load, and the set in force stays; a \
-                        restart now would leave no policy in force, and nothing could start:\n\
-                        \x20            a.yaml: is empty\n";
+        let expected = "             what is there now is not accepted, and the set in force \
+                        stays:\n             a.yaml: is empty\n";
+        assert!(text(&report).contains(expected), "{}", text(&report));
+        report.policies.trouble = Some("Unreachable".to_owned());
+        assert!(text(&report).contains("the source is not heard, and the set in force stays:\n"));
+    }
+
+    #[test]
+    fn how_long_the_source_is_believed_is_told() {
+        let mut report = Report::default();
+        report.policies.digest = Some("sha256:1".to_owned());
+        report.policies.source = "kubernetes:".to_owned();
+        report.policies.revision = Some(7);
+        report.policies.confirmed_seconds_ago = Some(120);
+        let expected =
+            "set sha256:1 revision 7, loaded 0 s ago from kubernetes:, last heard 2 min ago\n";
+        assert!(text(&report).contains(expected), "{}", text(&report));
+        report.policies.until = Some("2026-01-01T00:00:00Z".to_owned());
+        let expected = "from kubernetes:, in force until 2026-01-01T00:00:00Z\n";
         assert!(text(&report).contains(expected), "{}", text(&report));
     }
 

@@ -5,19 +5,17 @@ use std::{fmt, path::PathBuf};
 use jiff::{SignedDuration, Unit};
 use serde::Deserialize;
 use toml::Spanned;
-use url::Url;
 
 use crate::{
     image::{ImageRef, ReferenceError, shorten},
     policy::source::shown,
+    resolve::HttpsAddress,
 };
 
 use super::{Reader, Text, values};
 
 /// Most keys that can be pinned.
 const MAX_KEYS: usize = 16;
-/// Longest address of a bundle, in bytes.
-const MAX_URL: usize = 2048;
 /// Longest name of a node, in bytes (RFC 1123 subdomain).
 const MAX_NODE: usize = 253;
 /// Shortest time from one question for a bundle to the next.
@@ -48,7 +46,7 @@ pub enum PolicySource {
     /// `kubernetes:`: the custom resources of the cluster.
     Kubernetes,
     /// `https://`: a signed bundle.
-    Https(Url),
+    Https(HttpsAddress),
     /// `oci://`: a signed bundle in a registry.
     Oci(ImageRef),
 }
@@ -65,7 +63,7 @@ impl fmt::Display for PolicySource {
         match self {
             Self::Directory(path) => f.write_str(&shown(path)),
             Self::Kubernetes => f.write_str("kubernetes:"),
-            Self::Https(url) => f.write_str(url.as_str()),
+            Self::Https(address) => address.fmt(f),
             Self::Oci(image) => write!(f, "oci://{image}"),
         }
     }
@@ -79,7 +77,7 @@ pub struct Bundle {
     pub keys: Vec<PathBuf>,
     /// From one question to the next, a fifth more or less.
     pub poll: SignedDuration,
-    /// Certificates (PEM) that the server's may be issued by, in place of the system's; absolute.
+    /// Certificates (PEM) that the server's may be issued by, beside the system's; absolute.
     pub certificate_authority: Option<PathBuf>,
     /// Credentials for the registry, in the form of Docker's `config.json`; absolute.
     pub auth_file: Option<PathBuf>,
@@ -234,8 +232,8 @@ pub(crate) fn source(text: &str) -> Result<PolicySource, String> {
     if text == "kubernetes:" {
         return Ok(PolicySource::Kubernetes);
     }
-    if text.starts_with("https://") {
-        return url(text).map(PolicySource::Https);
+    if text.starts_with("https://") || text.starts_with("http://") {
+        return text.parse().map(PolicySource::Https);
     }
     if let Some(rest) = text.strip_prefix("oci://") {
         let image = rest.parse().map_err(|error: ReferenceError| error.to_string())?;
@@ -246,22 +244,6 @@ pub(crate) fn source(text: &str) -> Result<PolicySource, String> {
          kubernetes:, https://policies.example.com/production.json or \
          oci://registry.example.com/policies:production"
     ))
-}
-
-fn url(text: &str) -> Result<Url, String> {
-    let shown = shorten(text);
-    let url = Url::parse(text).map_err(|error| format!("{shown:?} is no address: {error}"))?;
-    if text.len() > MAX_URL {
-        return Err(format!("has {} bytes, and {MAX_URL} are allowed", text.len()));
-    }
-    // It is shown, logged and kept.
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user name or a password".into());
-    }
-    if url.fragment().is_some() {
-        return Err(format!("{shown:?} must not have a \"#\""));
-    }
-    Ok(url)
 }
 
 fn duration(text: &str) -> Result<SignedDuration, String> {

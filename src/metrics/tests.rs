@@ -6,6 +6,8 @@ use crate::{policy::source, refusal::Code};
 fn sources() -> Sources {
     Sources {
         policies: policy::Current::default(),
+        standing: watch::channel(Standing::default()).1,
+        events: None,
         inventory: watch::Sender::new(None).subscribe(),
     }
 }
@@ -64,19 +66,34 @@ fn what_stands_in_the_audit_log_is_counted() {
             "portcullis_judgements_total{event=\"create\",decision=\"deny\",\
              reason=\"signature_missing\"} 2",
             "portcullis_judgements_total{event=\"pull\",decision=\"allow\",reason=\"none\"} 1",
+            "portcullis_kubernetes_events_dropped_total 0",
             "portcullis_policies 0",
             "portcullis_policies_rejected 0",
+            "portcullis_policy_trouble{kind=\"Expired\"} 0",
+            "portcullis_policy_trouble{kind=\"NotKept\"} 0",
+            "portcullis_policy_trouble{kind=\"Rejected\"} 0",
+            "portcullis_policy_trouble{kind=\"Unreachable\"} 0",
         ]
     );
 }
 
 #[test]
-fn a_set_that_does_not_load_is_shown_while_it_is_there() {
-    let (metrics, sources) = (Metrics::default(), sources());
-    for (rejected, shown) in [(true, 1), (true, 1), (false, 0)] {
-        metrics.policies_rejected(rejected);
-        let expected = format!("portcullis_policies_rejected {shown}");
-        assert!(samples(&metrics, &sources).contains(&expected), "{shown}");
+fn what_is_wrong_with_the_policies_is_shown_while_it_is() {
+    use crate::policy::standing::{Trouble, TroubleKind};
+    let metrics = Metrics::default();
+    for kind in [Some(TroubleKind::Rejected), Some(TroubleKind::Unreachable), None] {
+        let since = Timestamp::UNIX_EPOCH;
+        let trouble = kind.map(|kind| Trouble { kind, message: String::new(), since });
+        let standing = Standing { trouble, ..Standing::default() };
+        let sources = Sources { standing: watch::channel(standing).1, ..sources() };
+        let samples = samples(&metrics, &sources);
+        let rejected = i32::from(kind == Some(TroubleKind::Rejected));
+        assert!(samples.contains(&format!("portcullis_policies_rejected {rejected}")));
+        for one in TroubleKind::ALL {
+            let value = i32::from(kind == Some(one));
+            let sample = format!("portcullis_policy_trouble{{kind=\"{}\"}} {value}", one.as_str());
+            assert!(samples.contains(&sample), "{sample}");
+        }
     }
 }
 
@@ -92,14 +109,18 @@ fn the_policy_set_in_force_is_the_only_one_shown() {
         let set = Arc::new(source::parse("p.yaml", &text, Timestamp::UNIX_EPOCH).unwrap());
         sources.policies.replace(set.clone());
         let samples = samples(&metrics, &sources);
-        let shown: Vec<_> = samples.iter().filter(|line| line.contains("polic")).collect();
+        let shown = |line: &&String| line.contains("polic") && !line.contains("trouble");
+        let shown: Vec<_> = samples.iter().filter(shown).collect();
         let digest = set.digest();
         assert_eq!(
             shown,
             [
                 "portcullis_policies 1",
                 "portcullis_policies_rejected 0",
-                &format!("portcullis_policy_set_info{{digest=\"{digest}\"}} 1")
+                &format!(
+                    "portcullis_policy_set_info{{digest=\"{digest}\",source_digest=\"\",\
+                     revision=\"\"}} 1"
+                )
             ]
         );
     }

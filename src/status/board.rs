@@ -26,7 +26,7 @@ const MAX_REFUSALS: usize = 10;
 /// Longest text of one of them, in characters.
 pub(super) const MAX_TEXT: usize = 400;
 /// Longest account of policies that do not load, in characters.
-const MAX_PROBLEM: usize = 4000;
+pub(super) const MAX_PROBLEM: usize = 4000;
 /// What kubelet is called by the system.
 const KUBELET: &str = "kubelet";
 /// What Portcullis is called: its own questions are no sign of use.
@@ -53,7 +53,6 @@ struct Notes {
     unrecorded: u64,
     decisions: BTreeMap<String, Count>,
     refusals: VecDeque<RefusalReport>,
-    rejected: Option<String>,
     evidence: Vec<String>,
 }
 
@@ -121,11 +120,6 @@ impl Board {
         Some(slot.insert(client).clone())
     }
 
-    /// Notes why what the source of policies holds is not in force; None: it is.
-    pub fn policies(&self, rejected: Option<String>) {
-        self.notes().rejected = rejected.map(|why| cut(&why, MAX_PROBLEM));
-    }
-
     /// Notes that the audit log takes nothing, from its start on.
     pub fn audit_unavailable(&self, refusal: &Refusal) {
         self.notes().unavailable = Some(cut(&refusal.message, MAX_TEXT));
@@ -149,7 +143,7 @@ impl Board {
         let (kubelet, other_client) = (told(&clients.kubelet), told(&clients.other));
         drop(clients);
         let notes = self.notes();
-        let mut report = Report {
+        let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: started.to_string(),
             uptime_seconds: start.elapsed().as_secs(),
@@ -168,7 +162,6 @@ impl Board {
             refusals: notes.refusals.iter().cloned().collect(),
             ..Default::default()
         };
-        report.policies.rejected.clone_from(&notes.rejected);
         report
     }
 

@@ -9,12 +9,12 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 use crate::{
     inventory::Summary,
     pipeline::Pipeline,
-    policy::{self, Mode},
+    policy::{self, Mode, standing::Standing},
 };
 
 use super::{
     Board, Report, RuntimeReport, SandboxReport,
-    board::{MAX_TEXT, cut},
+    board::{MAX_PROBLEM, MAX_TEXT, cut},
 };
 
 /// How long the runtime may take to tell of itself.
@@ -31,6 +31,8 @@ pub struct Parts {
     pub board: Board,
     /// The policies in force.
     pub policies: policy::Current,
+    /// How they stand.
+    pub standing: watch::Receiver<Standing>,
     /// Knows the runtime and the sandbox image.
     pub pipeline: Pipeline,
     /// The last look at what the runtime has.
@@ -86,21 +88,7 @@ impl Parts {
         report.socket = socket.display().to_string();
         report.policies.source.clone_from(source);
         report.audit.file = audit_file.display().to_string();
-        match self.policies.snapshot(Timestamp::now()) {
-            Ok(set) => {
-                let age = Timestamp::now().duration_since(set.loaded()).as_secs();
-                report.policies.digest = Some(set.digest().to_string());
-                report.policies.count = set.policies().len();
-                let only_warn = set.policies().iter().filter(|policy| policy.mode == Mode::Warn);
-                report.policies.only_warn = only_warn.count();
-                report.policies.loaded = Some(format!("{:.0}", set.loaded()));
-                report.policies.age_seconds = age.try_into().unwrap_or(0);
-                report.enforcing = report.audit.unavailable.is_none();
-            }
-            Err(refusal) => {
-                report.policies.rejected.get_or_insert(refusal.message);
-            }
-        }
+        self.policies(&mut report, Timestamp::now());
         report.runtime = RuntimeReport {
             endpoint: endpoint.display().to_string(),
             ..within(self.runtime()).await.unwrap_or_else(|| RuntimeReport {
@@ -117,6 +105,38 @@ impl Parts {
             }),
         };
         report
+    }
+
+    fn policies(&self, report: &mut Report, now: Timestamp) {
+        let standing = self.standing.borrow().clone();
+        let policies = &mut report.policies;
+        let ago = |at| now.duration_since(at).as_secs().try_into().unwrap_or(0);
+        let shown = |at: Timestamp| format!("{at:.0}");
+        policies.confirmed = standing.confirmed.map(shown);
+        policies.confirmed_seconds_ago = standing.confirmed.map(ago);
+        if let Some(in_force) = &standing.in_force {
+            policies.until = in_force.until.map(shown);
+            policies.source_digest = Some(in_force.digest.to_string());
+            policies.loaded = Some(shown(in_force.since));
+            policies.age_seconds = ago(in_force.since);
+        }
+        if let Some(trouble) = &standing.trouble {
+            policies.trouble = Some(trouble.kind.as_str().to_owned());
+            policies.rejected = Some(cut(&trouble.message, MAX_PROBLEM));
+        }
+        match self.policies.snapshot(now) {
+            Ok(set) => {
+                policies.digest = Some(set.digest().to_string());
+                policies.revision = set.revision();
+                policies.count = set.policies().len();
+                let only_warn = set.policies().iter().filter(|policy| policy.mode == Mode::Warn);
+                policies.only_warn = only_warn.count();
+                report.enforcing = report.audit.unavailable.is_none();
+            }
+            Err(refusal) => {
+                policies.rejected.get_or_insert(refusal.message);
+            }
+        }
     }
 
     async fn runtime(&self) -> RuntimeReport {

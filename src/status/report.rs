@@ -60,11 +60,23 @@ pub struct PoliciesReport {
     pub count: usize,
     /// How many of them only warn.
     pub only_warn: usize,
-    /// When it was read, in RFC 3339.
+    /// The source's own count of its changes, where it has one.
+    pub revision: Option<u64>,
+    /// Names exactly the source's set, without the floor of this node. None: there is none of it.
+    pub source_digest: Option<String>,
+    /// Since when the source's set is in force, in RFC 3339.
     pub loaded: Option<String>,
-    /// How long ago.
+    /// For how long.
     pub age_seconds: u64,
-    /// Why what the source holds now is not in force.
+    /// When the source last said that this is its set, in RFC 3339.
+    pub confirmed: Option<String>,
+    /// How long ago.
+    pub confirmed_seconds_ago: Option<u64>,
+    /// From this moment on it is in force no more, unless the source is heard before.
+    pub until: Option<String>,
+    /// What kind of trouble there is: `Rejected`, `Unreachable`, `Expired` or `NotKept`.
+    pub trouble: Option<String>,
+    /// What the trouble is, or why no set is in force.
     pub rejected: Option<String>,
 }
 

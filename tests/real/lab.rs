@@ -4,7 +4,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, mpsc},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use crate::{
         fixtures::Fixtures,
         gate::Setup,
         grpc::Client,
+        leash,
         registry::TestRegistry,
         remote::Remote,
     },
@@ -187,19 +188,10 @@ pub(crate) fn version() -> String {
 fn spawn(root: &Path, pause: &str) -> Child {
     let version = version();
     let node = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/node");
-    let mut command = Command::new("setpriv");
-    // Should the tests themselves be killed, so is their node.
-    command.args(["--pdeathsig", "TERM"]).arg(node).args(["--pause", pause]);
-    command.arg(version).arg(root).stdin(Stdio::null()).stdout(Stdio::null());
-    // The kernel means the thread that was the parent, so that is one which stays.
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(command.spawn());
-        loop {
-            thread::park();
-        }
-    });
-    receiver.recv().expect("the thread answers").unwrap()
+    let mut command = leash::command("TERM", node); // ends what it started
+    command.args(["--pause", pause, &version]).arg(root);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    leash::spawn(command)
 }
 
 impl Drop for Node {

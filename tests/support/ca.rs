@@ -64,9 +64,24 @@ impl TestCa {
         self.issue(&[], name, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// A client certificate of a user of Kubernetes, who is in one group.
+    pub(crate) fn user(&self, name: &str, group: &str) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        self.sign(params, name, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
     fn issue(&self, names: &[&str], cn: &str, usage: ExtendedKeyUsagePurpose) -> Identity {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        self.sign(CertificateParams::new(names).unwrap(), cn, usage)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        cn: &str,
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Identity {
         params.distinguished_name.push(DnType::CommonName, cn);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];

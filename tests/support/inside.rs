@@ -70,6 +70,7 @@ pub(crate) fn gate(
         audit_file,
     };
     let desk = Desk::new(status::Parts {
+        standing: tokio::sync::watch::channel(Default::default()).1,
         board: Board::default(),
         policies: current,
         pipeline: pipeline.clone(),

@@ -8,6 +8,7 @@ pub(crate) mod cri;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod inside;
+pub(crate) mod leash;
 pub(crate) mod registry;
 pub(crate) mod runtime;
 pub(crate) mod docker_registry;
