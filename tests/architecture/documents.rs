@@ -89,10 +89,12 @@ fn tests_of(document: &str) -> (usize, Vec<String>) {
 
 fn is_test(file: &File, name: &str) -> bool {
     let Some((before, _)) = file.text.split_once(&format!("fn {name}(")) else { return false };
-    if file.path.starts_with("tests/real/") {
+    if let Some(folder) =
+        ["tests/real/", "tests/cluster/"].iter().find(|f| file.path.starts_with(**f))
+    {
         // They stand in a table, behind the name of their module.
-        let main = source::file("tests/real/main.rs").text;
-        let (_, table) = main.split_once("    tests! {").expect("the table of tests/real/main.rs");
+        let main = source::file(&format!("{folder}main.rs")).text;
+        let (_, table) = main.split_once("    tests! {").expect("the table of the tests");
         return table.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == name);
     }
     // Since the end of what stands before.

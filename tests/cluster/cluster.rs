@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 use tokio::net::TcpSocket;
 
@@ -179,6 +180,14 @@ impl Cluster {
         });
         self.write(&format!("{user}.kubeconfig"), &config.to_string()); // JSON is YAML
         file("kubeconfig")
+    }
+
+    /// A client of the administrator's, for what kubectl does not say as it is.
+    pub(crate) async fn client(&self) -> kube::Client {
+        let config = Kubeconfig::read_from(self.kubeconfig()).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(config, &options).await.unwrap();
+        kube::Client::try_from(config).unwrap()
     }
 
     /// What kubectl answers the administrator.

@@ -6,6 +6,7 @@
 
 mod bring_up;
 mod cluster;
+mod crds;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -40,6 +41,13 @@ fn trials() -> Vec<Trial> {
             it_stops_and_starts_with_its_data on Whole | Definitions,
             what_is_past_is_gone on Whole | Definitions,
             a_node_may_do_what_nodes_do on Whole;
+        crds:
+            they_are_established on Whole | Definitions,
+            people_can_read_the_tables on Definitions,
+            what_is_accepted_is_accepted on Definitions,
+            what_is_refused_is_refused on Definitions,
+            what_only_the_node_knows_is_refused_by_the_node on Definitions,
+            what_an_api_server_drops_does_no_harm on Definitions;
     }
     trials
 }
