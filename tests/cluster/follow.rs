@@ -255,3 +255,44 @@ pub(crate) fn a_node_tells_its_condition_and_its_refusals(cluster: Cluster) {
     ]);
     assert_eq!(shown, "Warning ImagePolicyRefused no signature one");
 }
+
+pub(crate) fn the_permissions_are_these_and_no_more(cluster: Cluster) {
+    allow(&cluster);
+    let node = ["--as=system:node:one", "--as-group=system:nodes"];
+    let account =
+        ["--as=system:serviceaccount:portcullis:portcullis", "--as-group=system:authenticated"];
+    let may = |who: [&str; 2], what: &str| {
+        let words: Vec<_> = what.split(' ').collect();
+        cluster.kubectl(&[&["auth", "can-i"], &words[..], &who[..]].concat()).status.success()
+    };
+    install(&cluster);
+    // The API server takes roles up a moment after it has them.
+    let begun = std::time::Instant::now();
+    while !may(node, "get imagepolicies.portcullis.dev") || !may(account, "create events") {
+        assert!(begun.elapsed() < PATIENCE, "no permission was given");
+    }
+    for resource in ["imagepolicies.portcullis.dev", "revocations.portcullis.dev"] {
+        for who in [node, account] {
+            for verb in ["get", "list", "watch"] {
+                assert!(may(who, &format!("{verb} {resource}")), "{who:?} {verb} {resource}");
+            }
+            for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+                assert!(!may(who, &format!("{verb} {resource}")), "{who:?} {verb} {resource}");
+            }
+        }
+    }
+    assert!(may(account, "patch nodes --subresource=status"));
+    assert!(may(account, "create events -n shop"));
+    for what in [
+        "patch nodes",
+        "get nodes",
+        "update nodes --subresource=status",
+        "list events -n shop",
+        "patch events -n shop",
+        "get pods -n shop",
+        "get secrets -n shop",
+        "get customresourcedefinitions",
+    ] {
+        assert!(!may(account, what), "{what}");
+    }
+}

@@ -53,7 +53,8 @@ fn trials() -> Vec<Trial> {
             every_change_is_heard_within_a_second on Whole | Definitions,
             a_restart_of_the_api_server_is_survived on Whole | Definitions,
             without_crds_and_permission_the_remedy_is_told on Whole | Definitions,
-            a_node_tells_its_condition_and_its_refusals on Whole;
+            a_node_tells_its_condition_and_its_refusals on Whole,
+            the_permissions_are_these_and_no_more on Whole;
     }
     trials
 }
