@@ -243,7 +243,7 @@ fn of_kubeconfig(path: &Path) -> Result<kube::Config, String> {
     let wrong = |why: String| format!("{}: {why}", path.display());
     let length = std::fs::metadata(path).map(|file| file.len()).map_err(|error| {
         wrong(format!(
-            "cannot be read ({error}): name the kubeconfig of this node as policy.kubeconfig"
+            "cannot be read ({error}): name the kubeconfig of this node as kubernetes.kubeconfig"
         ))
     })?;
     if length > MAX_KUBECONFIG {

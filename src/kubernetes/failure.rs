@@ -103,15 +103,16 @@ pub(super) fn broken(address: &str, kind: &Kind, sent: &str, why: &str) -> Failu
 
 /// No answer came about.
 pub(super) fn unanswered(address: &str, error: &(dyn StdError + 'static)) -> Failure {
-    let why = match cause::<rustls::Error>(error) {
-        Some(error) => of_tls(error),
-        None => match cause::<io::Error>(error).map(io::Error::kind) {
-            Some(io::ErrorKind::ConnectionRefused) => "refused the connection",
-            Some(io::ErrorKind::TimedOut) => "cannot be connected to in time",
-            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => CLOSED,
-            _ if cause::<hyper::Error>(error).is_some() => CLOSED,
-            _ => "cannot be connected to",
-        },
+    let tls = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    let system = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let was_connected = causes(error).any(|cause| cause.is::<hyper::Error>());
+    let why = match (tls, system.last().map(io::Error::kind)) {
+        (Some(error), _) => of_tls(error),
+        (None, Some(io::ErrorKind::ConnectionRefused)) => "refused the connection",
+        (None, Some(io::ErrorKind::TimedOut)) => "cannot be connected to in time",
+        (None, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)) => CLOSED,
+        _ if was_connected => CLOSED,
+        _ => "cannot be connected to",
     };
     Failure::new(What::Connection, format!("{address} {why}"))
 }
@@ -145,22 +146,20 @@ fn of_tls(error: &rustls::Error) -> &'static str {
     }
 }
 
-/// The error of this type among the causes. `io::Error` hides the one that it carries.
-fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
+/// An error and what it was caused by.
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     // Errors are a few levels deep; the bound is for those that name themselves as their cause.
-    for _ in 0..16 {
-        let error = next?;
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let carried = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match carried {
-            Some(carried) => Some(carried),
-            None => error.source(),
-        };
+    std::iter::successors(Some(error), |error| source(*error)).take(16)
+}
+
+/// `io::Error` hides the error that it carries.
+fn source<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(carried) => Some(carried),
+        None => error.source(),
     }
-    None
 }
 
 #[cfg(test)]

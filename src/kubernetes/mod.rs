@@ -13,7 +13,6 @@ mod kinds;
 mod lines;
 mod list;
 mod names;
-mod object;
 mod ration;
 mod report;
 mod set;

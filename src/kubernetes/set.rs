@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    policy::{Heard, Offer, Text, Texts},
+    policy::{Heard, Offer, Text, Texts, objects::text_of},
     problem::{Problem, Report},
 };
 
 use super::{
-    kinds::{KINDS, Kind},
+    kinds::KINDS,
     list::{Listed, MAX_OBJECTS},
-    object,
     wire::{Event, Item},
 };
 
@@ -97,7 +96,7 @@ impl Set {
             if item.version > listed.version {
                 return Err(Unfit::Old);
             }
-            let text = object::text(&KINDS[kind], item);
+            let text = text_of(&item.object);
             bytes += size(&text);
             if bytes > MAX_HELD {
                 return Err(Unfit::Much);
@@ -118,7 +117,7 @@ impl Set {
 
     /// A watch has told this, which is no error.
     pub(super) fn apply(&mut self, kind: usize, event: Event) -> Result<(), Unfit> {
-        let (held, description) = (&mut self.kinds[kind], &KINDS[kind]);
+        let held = &mut self.kinds[kind];
         let before = held.version.unwrap_or_default();
         let version = match event {
             Event::Bookmark(version) if version < before => return Err(Unfit::Old),
@@ -132,7 +131,7 @@ impl Set {
                 return Err(Unfit::Old);
             }
             Event::Put(item) => {
-                self.changed |= held.put(description, &item)?;
+                self.changed |= held.put(&item)?;
                 item.version
             }
             Event::Gone(item) => {
@@ -164,15 +163,11 @@ impl Set {
     /// Where one kind has trouble nothing is told but that: else whoever keeps revocations from
     /// a node could let policies through, and the node would take the set for confirmed.
     pub(super) fn take(&mut self, may_confirm: bool) -> Option<Heard> {
+        if self.kinds.iter().any(|held| held.trouble.is_some()) {
+            return self.take_failure();
+        }
         if self.kinds.iter().any(|held| held.is_awaited) {
             return None;
-        }
-        if let Some(why) = self.kinds.iter().find_map(|held| held.trouble.as_ref()) {
-            if self.failed.as_ref() == Some(why) {
-                return None;
-            }
-            self.failed = Some(why.clone());
-            return Some(Heard::Failed(why.clone()));
         }
         let versions = self.kinds.each_ref().map(|held| held.version);
         let (Some(&Some(lowest)), Some(&Some(highest))) =
@@ -217,6 +212,16 @@ impl Set {
         Some(Heard::Offer(Offer::of_objects(texts, self.revision)))
     }
 
+    /// The trouble that there is to tell of. None: there is none, or it was told.
+    pub(super) fn take_failure(&mut self) -> Option<Heard> {
+        let why = self.kinds.iter().find_map(|held| held.trouble.clone())?;
+        if self.failed.as_ref() == Some(&why) {
+            return None;
+        }
+        self.failed = Some(why.clone());
+        Some(Heard::Failed(why))
+    }
+
     fn unconfirm(&mut self) {
         self.kinds.iter_mut().for_each(|held| held.is_confirmed = false);
     }
@@ -224,8 +229,8 @@ impl Set {
 
 impl Held {
     /// Whether the text is another one than before.
-    fn put(&mut self, kind: &Kind, item: &Item) -> Result<bool, Unfit> {
-        let text = object::text(kind, item);
+    fn put(&mut self, item: &Item) -> Result<bool, Unfit> {
+        let text = text_of(&item.object);
         let before = self.objects.get(&item.name);
         if before == Some(&text) {
             return Ok(false);

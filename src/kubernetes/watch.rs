@@ -32,6 +32,9 @@ use super::{
 /// trouble may be in what comes next.
 const MAX_RESUMED: u32 = 3;
 
+/// A watch that was open for so many times the least pause was no failure when it breaks.
+const LASTING: u32 = 10;
+
 /// What all kinds come to.
 struct Gathered {
     set: Mutex<Set>,
@@ -55,7 +58,16 @@ pub(super) async fn run(server: &Server, tell: mpsc::Sender<Heard>, asked: Arc<N
     let gathered = Gathered { set: Mutex::new(Set::new()), changed: Notify::new() };
     let (again, _) = watch::channel(());
     let kinds = (0..KINDS.len()).map(|kind| {
-        Follower { server, gathered: &gathered, kind, failures: 0 }.run(again.subscribe())
+        Follower {
+            server,
+            gathered: &gathered,
+            kind,
+            failures: 0,
+            ended: 0,
+            is_expired: false,
+            open: None,
+        }
+        .run(again.subscribe())
     });
     let ask = async {
         loop {
@@ -92,6 +104,13 @@ async fn gather(server: &Server, gathered: &Gathered, tell: mpsc::Sender<Heard>)
         gathered.changed.notified().await;
         let latest = Instant::now() + times.settle_at_most;
         loop {
+            // Trouble has nothing to wait for.
+            let failed = gathered.set().take_failure();
+            if let Some(failed) = failed
+                && tell.send(failed).await.is_err()
+            {
+                return;
+            }
             let quiet = (Instant::now() + times.settle).min(latest);
             if timeout_at(quiet, gathered.changed.notified()).await.is_err() {
                 break;
@@ -113,6 +132,12 @@ struct Follower<'a> {
     kind: usize,
     /// In a row.
     failures: u32,
+    /// Watches in a row that ended in good order, and before their time.
+    ended: u32,
+    /// The changes since the list before were forgotten before they could be watched.
+    is_expired: bool,
+    /// Since when the watch is open. None: it was not begun.
+    open: Option<Instant>,
 }
 
 impl Follower<'_> {
@@ -137,7 +162,7 @@ impl Follower<'_> {
     /// Lists, or watches until the watch ends. Returns how long to wait until the next step.
     async fn step(&mut self, must_list: &mut bool) -> Duration {
         let was_listing = *must_list;
-        let began = Instant::now();
+        self.open = None;
         let version = self.gathered.set().version(self.kind).filter(|_| !was_listing);
         let done = match version {
             None => self.list().await,
@@ -145,25 +170,34 @@ impl Follower<'_> {
         };
         let failure = match done {
             Ok(()) if was_listing => {
-                (*must_list, self.failures) = (false, 0);
+                *must_list = false;
+                // Else a server that forgets at once would be asked for everything all the time.
+                if !self.is_expired {
+                    self.failures = 0;
+                }
                 return Duration::ZERO;
             }
             // Watches that end at their time end spread over time; those that end before do not.
-            Ok(()) if began.elapsed() >= self.server.times.watch => return Duration::ZERO,
+            Ok(()) if self.open.is_some_and(|open| open.elapsed() >= self.server.times.watch) => {
+                self.goes_well();
+                return Duration::ZERO;
+            }
             Ok(()) => {
-                self.failures += 1;
-                return self.pause(self.failures, None);
+                self.ended += 1;
+                return self.pause(self.ended, None);
             }
             Err(failure) => failure,
         };
-        if began.elapsed() > self.server.times.again.cap {
-            self.failures = 0;
+        // Some cut connections that were silent for a while. A server that is merely slow to fail
+        // never had the watch open.
+        if self.open.is_some_and(|open| open.elapsed() > self.server.times.again.base * LASTING) {
+            self.goes_well();
         }
         self.failures += 1;
         let is_blip = match failure.what {
             What::Expired => {
-                *must_list = true;
-                self.failures == 1
+                (*must_list, self.is_expired) = (true, true);
+                !was_listing || self.failures <= 2
             }
             // A server that restarts, or a certificate that was renewed on disk meanwhile.
             What::Connection | What::Credentials => !was_listing && self.failures == 1,
@@ -209,6 +243,7 @@ impl Follower<'_> {
             answer.discard(server.times.answer).await;
             return Err(failure);
         }
+        self.open = Some(Instant::now());
         self.gathered.change(|set| set.watching(self.kind));
         let end = Instant::now() + lasts + server.times.grace;
         let read = timeout_at(end, self.read(&mut answer)).await.unwrap_or_else(|_| {
@@ -256,9 +291,13 @@ impl Follower<'_> {
                         .change(|set| set.apply(self.kind, event))
                         .map_err(|unfit| unfit_of(kind, &address, unfit))?,
                 }
-                self.failures = 0;
+                self.goes_well();
             }
         }
+    }
+
+    fn goes_well(&mut self) {
+        (self.failures, self.ended, self.is_expired) = (0, 0, false);
     }
 }
 

@@ -143,7 +143,7 @@ impl Board {
         let (kubelet, other_client) = (told(&clients.kubelet), told(&clients.other));
         drop(clients);
         let notes = self.notes();
-        let mut report = Report {
+        let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: started.to_string(),
             uptime_seconds: start.elapsed().as_secs(),

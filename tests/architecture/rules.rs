@@ -69,8 +69,8 @@ const BANS: &[Ban] = &[
     Ban {
         rule: "gRPC is known to accept, decode and forward",
         within: &[""],
-        // Metrics are served over HTTP/1 by the same library.
-        but: &["accept/", "decode/", "forward/", "metrics/serve.rs"],
+        // Metrics are served over HTTP/1 by the same library, and the API server is asked by it.
+        but: &["accept/", "decode/", "forward/", "metrics/serve.rs", "kubernetes/client.rs"],
         names: &["tonic", "prost", "h2", "hyper", "hyper_util", "http_body", "http_body_util"],
         allowed: &[],
         why: "the stages between speak of images and refusals, so that `verify` and `explain` run them, too",

@@ -1,6 +1,9 @@
 //! The API server as the source of policies, against a stand-in over real HTTP.
 
+mod access;
+mod faults;
 mod follow;
+mod reports;
 
 use std::{sync::Arc, time::Duration};
 

@@ -46,8 +46,8 @@ pub(super) async fn answer(
         Some(Fault::Half) => {
             let (head, body) = usual(shared, &request, certificate).into_parts();
             let body = body.collect().await?.to_bytes();
-            let frames = [Ok(body.slice(..body.len() / 2)), Err(broken())];
-            Ok(Response::from_parts(head, streamed(stream::iter(frames))))
+            let half = stream::once(async move { Ok(body.slice(..body.len() / 2)) });
+            Ok(Response::from_parts(head, streamed(half.chain(stream::once(broken())))))
         }
         Some(Fault::Stall) => Ok(Response::new(streamed(stream::pending()))),
     }
@@ -167,7 +167,7 @@ impl Drop for Watch {
 impl Watch {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         if self.must_break {
-            return Some(Err(broken()));
+            return Some(broken().await);
         }
         let mut told = self.shared.told.subscribe();
         loop {
@@ -189,7 +189,11 @@ impl Watch {
                         let line = json!({"type": "BOOKMARK", "object": object});
                         return Some(Ok(format!("{line}\n").into()));
                     }
-                    Signal::Say(bytes) if is_new => return Some(Ok(bytes)),
+                    Signal::Say(plural, bytes)
+                        if is_new && plural.as_ref().is_none_or(|one| *one == self.plural) =>
+                    {
+                        return Some(Ok(bytes));
+                    }
                     Signal::End if is_new => return None,
                     Signal::Cut(bytes) if is_new => {
                         self.must_break = true;
@@ -251,6 +255,8 @@ fn streamed(bytes: impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 
     StreamBody::new(bytes.map(|bytes| bytes.map(Frame::data))).boxed_unsync()
 }
 
-fn broken() -> io::Error {
-    io::ErrorKind::ConnectionReset.into()
+/// The end of a connection, after what was said before is on its way.
+async fn broken() -> io::Result<Bytes> {
+    tokio::task::yield_now().await;
+    Err(io::ErrorKind::ConnectionReset.into())
 }

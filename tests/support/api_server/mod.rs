@@ -169,7 +169,12 @@ impl ApiServer {
 
     /// All watches send these bytes.
     pub(crate) fn say(&self, bytes: impl Into<Bytes>) {
-        self.change(|store| store.say(bytes.into()));
+        self.change(|store| store.say(None, bytes.into()));
+    }
+
+    /// The watches over one kind send these bytes.
+    pub(crate) fn say_of(&self, plural: &str, bytes: impl Into<Bytes>) {
+        self.change(|store| store.say(Some(plural), bytes.into()));
     }
 
     /// All watches end in good order.
@@ -216,6 +221,11 @@ impl ApiServer {
     /// A node as it is now.
     pub(crate) fn node(&self, name: &str) -> Option<Value> {
         self.shared.store.lock().unwrap().nodes.get(name).cloned()
+    }
+
+    /// A node changes in another way.
+    pub(crate) fn change_node(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        self.change(|store| change(store.nodes.get_mut(name).unwrap()));
     }
 
     /// The Events so far.

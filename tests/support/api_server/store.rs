@@ -34,7 +34,8 @@ pub(super) enum Signal {
     Bookmark {
         version: u64,
     },
-    Say(Bytes),
+    /// Those of this plural, or all, send these bytes.
+    Say(Option<String>, Bytes),
     End,
     Cut(Bytes),
 }
@@ -108,8 +109,8 @@ impl Store {
         self.log.push(Signal::Bookmark { version: self.version });
     }
 
-    pub(super) fn say(&mut self, bytes: Bytes) {
-        self.log.push(Signal::Say(bytes));
+    pub(super) fn say(&mut self, plural: Option<&str>, bytes: Bytes) {
+        self.log.push(Signal::Say(plural.map(str::to_owned), bytes));
     }
 
     pub(super) fn end(&mut self) {
