@@ -279,7 +279,7 @@ impl Follower<'_> {
                     continue;
                 }
                 let status = |code: u16| StatusCode::from_u16(code).unwrap_or(StatusCode::GONE);
-                match wire::event(kind, &line).map_err(|why| broken(&why))? {
+                match wire::event(kind, line).map_err(|why| broken(&why))? {
                     Event::Expired => {
                         return Err(failure::of_status(&address, kind, StatusCode::GONE, None));
                     }
