@@ -66,8 +66,13 @@ fn what_stands_in_the_audit_log_is_counted() {
             "portcullis_judgements_total{event=\"create\",decision=\"deny\",\
              reason=\"signature_missing\"} 2",
             "portcullis_judgements_total{event=\"pull\",decision=\"allow\",reason=\"none\"} 1",
+            "portcullis_kubernetes_events_dropped_total 0",
             "portcullis_policies 0",
             "portcullis_policies_rejected 0",
+            "portcullis_policy_trouble{kind=\"Expired\"} 0",
+            "portcullis_policy_trouble{kind=\"NotKept\"} 0",
+            "portcullis_policy_trouble{kind=\"Rejected\"} 0",
+            "portcullis_policy_trouble{kind=\"Unreachable\"} 0",
         ]
     );
 }

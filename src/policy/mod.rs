@@ -2,8 +2,12 @@
 //!
 //! `file` reads the strict wire format (over `yaml`, the tree, and `fields`, which reports what
 //! is wrong with it), `model` holds policies that cannot be empty or contradictory, `select`
-//! finds those that match; all pure. `source` reads a directory, `watch` keeps what it read in
-//! force, `current` swaps whole sets. `bundle` is a set that somebody signed.
+//! finds those that match; all pure. `crd` tells an API server the format, and `objects` makes
+//! texts of what it holds; `bundle` is a set that somebody signed, and `fetch` asks for it.
+//!
+//! Whatever a source holds is an `offer` of `texts`. `keeper` decides what comes into force, by
+//! `succession`, what was `kept` on this node, the `floor` and the time; `watch` brings it what is
+//! heard, `current` swaps whole sets, and `standing` says how they stand.
 
 pub mod bundle;
 pub mod crd;

@@ -41,7 +41,8 @@ fn trials() -> Vec<Trial> {
             it_tells_its_version on Whole | Definitions,
             it_stops_and_starts_with_its_data on Whole | Definitions,
             what_is_past_is_gone on Whole | Definitions,
-            a_node_may_do_what_nodes_do on Whole;
+            a_node_may_do_what_nodes_do on Whole,
+            an_account_may_do_what_it_was_given on Whole;
         crds:
             they_are_established on Whole | Definitions,
             people_can_read_the_tables on Definitions,

@@ -265,8 +265,8 @@ async fn a_rejected_set_is_told_beside_the_one_in_force() {
     assert_eq!(why, expected);
     let (_, out) = of(&node.gate);
     let told = format!(
-        "             what is there now does not load, and the set in force stays; a restart now would \
-         leave no policy in force, and nothing could start:\n             {expected}\n"
+        "             what is there now is not accepted, and the set in force stays:\n             \
+         {expected}\n"
     );
     assert!(out.contains(&told), "{out}");
 }

@@ -86,7 +86,8 @@ fn public_key() -> Value {
     );
     rule(
         key,
-        "!has(self.notBefore) || !has(self.notAfter) || self.notBefore < self.notAfter",
+        "!has(self.notBefore) || !has(self.notAfter) || \
+         timestamp(self.notBefore) < timestamp(self.notAfter)",
         "notAfter must be later than notBefore; the key would never count",
     )
 }

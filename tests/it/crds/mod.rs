@@ -2,6 +2,7 @@
 //! as the parser does.
 
 mod corpus;
+mod properties;
 mod server;
 mod yaml;
 

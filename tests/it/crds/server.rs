@@ -1,10 +1,14 @@
 //! An API server's judgement of custom resources, as far as the CRDs use it: structural schemas
 //! (apiextensions.k8s.io/v1) with `fieldValidation=Strict`, and their rules in CEL.
 
-use std::collections::HashMap;
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use cel::{
-    Context, Program,
+    Context, ExecutionError, Program,
     objects::{Key, Map},
 };
 use jiff::Timestamp;
@@ -17,6 +21,9 @@ pub(super) struct Server {
     definitions: Vec<Value>,
     patterns: HashMap<String, Regex>,
     rules: HashMap<String, Program>,
+    functions: Context<'static, 'static>,
+    /// Whether rules held of texts.
+    known: RefCell<HashMap<(String, String), bool>>,
 }
 
 impl Server {
@@ -34,7 +41,9 @@ impl Server {
                 }
             });
         }
-        Self { definitions, patterns, rules }
+        let mut functions = Context::default();
+        functions.add_function("timestamp", timestamp).unwrap();
+        Self { definitions, patterns, rules, functions, known: RefCell::default() }
     }
 
     /// The object as it is stored, or why it is not.
@@ -100,12 +109,6 @@ impl Server {
         {
             wrong(format!("should match {pattern}"));
         }
-        if let (Some(format), Some(text)) = (schema["format"].as_str(), value.as_str()) {
-            assert_eq!(format, "date-time");
-            if !is_date_time(text) {
-                wrong("is no date-time".to_owned());
-            }
-        }
         for name in schema["required"].as_array().into_iter().flatten() {
             if value.get(name.as_str().unwrap()).is_none() {
                 wrong(format!("{name} is required"));
@@ -119,7 +122,7 @@ impl Server {
             }
         }
         let keys: Option<Vec<_>> = match schema["x-kubernetes-list-type"].as_str() {
-            Some("set") => value.as_array().map(|entries| entries.iter().cloned().collect()),
+            Some("set") => value.as_array().cloned(),
             Some("map") => value.as_array().map(|entries| {
                 let keys = schema["x-kubernetes-list-map-keys"].as_array().unwrap();
                 let [key] = &keys[..] else { panic!("{path}: one key is expected") };
@@ -143,18 +146,29 @@ impl Server {
 
     fn rules(&self, field: &Field<'_>, errors: &mut Vec<String>) {
         for rule in field.schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-            let program = &self.rules[rule["rule"].as_str().unwrap()];
-            let mut context = Context::default();
-            context.add_variable_from_value("self", cel_value(field.schema, field.value));
-            match program.execute(&context) {
-                Ok(cel::Value::Bool(true)) => {}
-                Ok(cel::Value::Bool(false)) => {
-                    errors.push(format!("{}: {}", field.path, rule["message"].as_str().unwrap()));
-                }
-                other => panic!("{}: {rule}: {other:?}", field.path),
+            if !self.holds(rule["rule"].as_str().unwrap(), field) {
+                errors.push(format!("{}: {}", field.path, rule["message"].as_str().unwrap()));
             }
         }
         field.below().iter().for_each(|field| self.rules(field, errors));
+    }
+
+    fn holds(&self, rule: &str, field: &Field<'_>) -> bool {
+        // The interpreter compiles a rule's expressions anew each time, and texts come again.
+        let key = field.value.as_str().map(|text| (rule.to_owned(), text.to_owned()));
+        if let Some(holds) = key.as_ref().and_then(|key| self.known.borrow().get(key).copied()) {
+            return holds;
+        }
+        let mut context = self.functions.new_inner_scope();
+        context.add_variable_from_value("self", cel_value(field.schema, field.value));
+        let holds = match self.rules[rule].execute(&context) {
+            Ok(cel::Value::Bool(holds)) => holds,
+            // A rule that cannot be evaluated does not hold.
+            Err(ExecutionError::FunctionError { function, .. }) if function == "timestamp" => false,
+            other => panic!("{}: {rule}: {other:?}", field.path),
+        };
+        self.known.borrow_mut().extend(key.map(|key| (key, holds)));
+        holds
     }
 }
 
@@ -219,8 +233,10 @@ fn walk(schema: &Value, see: &mut impl FnMut(&Value)) {
 fn complete(value: &mut Value, schema: &Value) {
     match value {
         Value::Object(fields) => {
+            let is_known =
+                |name: &str| schema["properties"].get(name).or(schema_values(schema)).is_some();
+            fields.retain(|name, value| !(value.is_null() && is_known(name)));
             if let Some(known) = schema["properties"].as_object() {
-                fields.retain(|name, value| !(value.is_null() && known.contains_key(name)));
                 for (name, schema) in known {
                     if let Some(default) = schema.get("default") {
                         fields.entry(name).or_insert_with(|| default.clone());
@@ -247,38 +263,43 @@ fn complete(value: &mut Value, schema: &Value) {
     }
 }
 
+static SUBDOMAIN: LazyLock<Regex> = LazyLock::new(|| whole(PART));
+static KEY: LazyLock<Regex> = LazyLock::new(|| whole(&format!("({PART}/)?{WORD}")));
+static LABEL: LazyLock<Regex> = LazyLock::new(|| whole(&format!("({WORD})?")));
+
+const PART: &str = "[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*";
+const WORD: &str = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?";
+
+fn whole(pattern: &str) -> Regex {
+    Regex::new(&format!("^({pattern})$")).unwrap()
+}
+
 /// What an API server demands of the metadata of every object.
 fn metadata(metadata: &Value, errors: &mut Vec<String>) {
-    let part = "[a-z0-9]([a-z0-9-]*[a-z0-9])?";
-    let subdomain = format!("{part}(\\.{part})*");
-    let word = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?";
-    let matches =
-        |pattern: &str, text: &str| Regex::new(&format!("^({pattern})$")).unwrap().is_match(text);
-    let is_key = |key: &str| matches(&format!("(({subdomain})/)?{word}"), key);
     let name = metadata["name"].as_str().unwrap_or_default();
-    if name.len() > 253 || !matches(&subdomain, name) {
+    if name.len() > 253 || !SUBDOMAIN.is_match(name) {
         errors.push("metadata.name: is no name".to_owned());
     }
     for map in ["labels", "annotations"] {
         for (key, value) in metadata[map].as_object().into_iter().flatten() {
             let key = if map == "labels" { key.clone() } else { key.to_ascii_lowercase() };
-            let is_value = |text| map != "labels" || matches(&format!("({word})?"), text);
-            if !is_key(&key) || !value.as_str().is_some_and(is_value) {
+            let is_value = |text| map != "labels" || LABEL.is_match(text);
+            if !KEY.is_match(&key) || !value.as_str().is_some_and(is_value) {
                 errors.push(format!("metadata.{map}: {key} is refused"));
             }
         }
     }
 }
 
-/// `IsDateTime` of k8s.io/kube-openapi, behind the pattern of the CRD.
-fn is_date_time(text: &str) -> bool {
-    let date = text.get(..10).and_then(|date| date.parse::<jiff::civil::Date>().ok());
-    let time = text.get(10..19).unwrap_or_default();
-    let time = Regex::new("^T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$").unwrap().is_match(time);
-    date.is_some() && time
+/// A time of RFC 3339, so written that texts have the order of their times. What pattern and
+/// parser of Go agree on is what the one of our own reads, behind the pattern.
+fn timestamp(text: Arc<String>) -> Result<cel::Value, ExecutionError> {
+    let moment = text.parse::<Timestamp>();
+    let moment = moment.map_err(|error| ExecutionError::function_error("timestamp", error));
+    Ok(format!("{:.9}", moment?).into())
 }
 
-/// A value as rules see it: whole numbers are `int`, and times can be compared.
+/// A value as rules see it: whole numbers are `int`.
 fn cel_value(schema: &Value, value: &Value) -> cel::Value {
     let field = Field { path: String::new(), schema, value };
     match value {
@@ -292,11 +313,6 @@ fn cel_value(schema: &Value, value: &Value) -> cel::Value {
             let below = field.below();
             let entries: Vec<_> = below.iter().map(|f| cel_value(f.schema, f.value)).collect();
             cel::Value::List(entries.into())
-        }
-        Value::String(text) if schema["format"] == "date-time" => {
-            let moment: Timestamp = text.parse().unwrap();
-            // Of one length and in UTC, texts have the order of their times.
-            cel::Value::String(format!("{moment:.9}").into())
         }
         Value::String(text) => cel::Value::String(text.clone().into()),
         Value::Number(number) => cel::Value::Int(number.as_i64().unwrap()),
