@@ -33,6 +33,7 @@ const BANS: &[Ban] = &[
             "policy/crd/",
             "policy/file/",
             "policy/model.rs",
+            "policy/objects.rs",
             "policy/pace.rs",
             "policy/pattern.rs",
             "policy/select.rs",

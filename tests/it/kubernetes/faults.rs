@@ -393,7 +393,7 @@ async fn an_endless_line_is_no_event() {
     let server = ApiServer::start();
     let mut node = following(&server).await;
     for _ in 0..5 {
-        server.say(vec![b' '; 1024 * 1024]);
+        server.say_of("imagepolicies", vec![b' '; 1024 * 1024]);
     }
     let why = "sent an event of imagepolicies.portcullis.dev that cannot be read: it has no end";
     assert_eq!(node.failed().await, of(&server, why));
