@@ -133,9 +133,9 @@ impl Keeper {
             Ok(None) => return None,
             Ok(Some((set, expires_at, confirmed))) => {
                 let set = Arc::new(set);
-                self.source = Some(Source { set: set.clone(), expires_at, confirmed, since: now });
+                self.source = Some(Source { set, expires_at, confirmed, since: now });
                 self.compose(true);
-                Some(Event::Recalled(set))
+                Some(self.told(Event::Recalled, now))
             }
             Err(why) => self.reject(TroubleKind::NotKept, why, false, now),
         };
@@ -274,14 +274,14 @@ impl Keeper {
         };
         let set = Arc::new(set.with_revision(revision));
         let was_expired = self.expired.is_some();
-        self.source = Some(Source { set: set.clone(), expires_at, confirmed: now, since });
+        self.source = Some(Source { set, expires_at, confirmed: now, since });
         self.settle(now);
         let recovered = self.rejected.take().is_some() | self.unreachable.take().is_some();
         let new = !in_force || was_expired && self.expired.is_none();
         self.compose(new);
         match new {
-            true => Some(Event::Loaded(self.current.snapshot(now).unwrap_or(set))),
-            false => (asked || recovered).then_some(Event::Unchanged(set)),
+            true => Some(self.told(Event::Loaded, now)),
+            false => (asked || recovered).then(|| self.told(Event::Unchanged, now)),
         }
     }
 
@@ -294,16 +294,35 @@ impl Keeper {
         }
         let source = self.source.as_mut()?;
         source.confirmed = now;
-        let set = source.set.clone();
         self.mark_confirmed(now);
         let was_expired = self.expired.is_some();
         self.settle(now);
         let again = was_expired && self.expired.is_none();
         self.compose(again);
         match again {
-            true => Some(Event::Loaded(set)),
-            false => (asked || recovered).then_some(Event::Unchanged(set)),
+            true => Some(self.told(Event::Loaded, now)),
+            false => (asked || recovered).then(|| self.told(Event::Unchanged, now)),
         }
+    }
+
+    /// What is told of the set that is in force now, or why there is none although the source has
+    /// one.
+    fn told(&mut self, event: fn(Arc<PolicySet>) -> Event, now: Timestamp) -> Event {
+        match (self.current.snapshot(now), self.without_floor()) {
+            (Ok(set), _) => event(set),
+            (Err(_), Some(why)) => Event::Rejected(why),
+            (Err(refusal), None) => {
+                note(&mut self.expired, TroubleKind::Expired, &refusal.message, now);
+                Event::Expired(refusal.message)
+            }
+        }
+    }
+
+    /// Why there is no floor where there must be one.
+    fn without_floor(&self) -> Option<String> {
+        let why = self.floor.as_ref().err()?;
+        let floor = self.setup.floor.as_deref().map(shown).unwrap_or_default();
+        Some(format!("the floor {floor} is not known: {why}"))
     }
 
     /// Keeps on disk when the source was heard, so that a restart makes no old set young. Not each
@@ -394,10 +413,7 @@ impl Keeper {
     /// Puts in force what follows from all of it. `told`: that is another set than before.
     fn compose(&self, told: bool) {
         let (now, later) = match (&self.source, &self.floor) {
-            (_, Err(why)) => {
-                let floor = self.setup.floor.as_deref().map(shown).unwrap_or_default();
-                (Err(unavailable(&format!("the floor {floor} is not known: {why}"))), None)
-            }
+            (_, Err(_)) => (Err(unavailable(&self.without_floor().unwrap_or_default())), None),
             (None, Ok(None)) => (Err(unavailable(&self.why())), None),
             (None, Ok(Some(floor))) => {
                 let message = format!(

@@ -308,6 +308,42 @@ fn without_its_floor_a_node_refuses() {
 }
 
 #[test]
+fn nothing_is_told_to_be_in_force_that_is_not() {
+    let mut node = Node::with(Some(SignedDuration::from_secs(100)), true);
+    let told = |event: Option<Event>, node: &Node, now| match event {
+        Some(Event::Loaded(set) | Event::Recalled(set) | Event::Unchanged(set)) => {
+            assert_eq!(Ok(set.digest()), node.in_force(now));
+            true
+        }
+        _ => false,
+    };
+    let unchanged = |node: &mut Node, now| node.keeper.hear(Heard::Unchanged, true, at(now));
+    let event = node.keeper.hear(Heard::Offer(offer("one", 1)), false, at(1));
+    assert!(told(event, &node, 1));
+    let event = unchanged(&mut node, 2);
+    assert!(told(event, &node, 2));
+    node.keeper.tick(at(500));
+    let event = unchanged(&mut node, 501);
+    assert!(told(event, &node, 501), "the set with its floor is back");
+    // A floor that is broken, and was not kept.
+    fs::write(node.place.path().join("floor/f.yaml"), "kind: [").unwrap();
+    fs::remove_dir_all(node.state()).unwrap();
+    node.restart(at(502));
+    for (now, heard) in [(503, Heard::Offer(offer("one", 1))), (504, Heard::Unchanged)] {
+        let event = node.keeper.hear(heard, true, at(now));
+        assert!(matches!(&event, Some(Event::Rejected(why)) if why.starts_with("the floor ")));
+        assert_eq!(node.in_force(now), Err(Code::PolicyUnavailable));
+    }
+    // What is kept, and too old.
+    let mut node = Node::with(Some(SignedDuration::from_secs(100)), false);
+    node.offer("one", 1, 1);
+    (node.keeper, node.current) = started(node.place.path(), node.max_age, false);
+    let event = node.keeper.recall(Offer::of_kept_files, at(200));
+    assert!(matches!(event, Some(Event::Expired(_))), "{event:?}");
+    assert!(node.keeper.tick(at(200)).is_none(), "it was told");
+}
+
+#[test]
 fn a_directory_needs_no_mark() {
     let place = TempDir::new().unwrap();
     let current = Current::default();
