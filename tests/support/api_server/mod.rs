@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -53,6 +54,7 @@ pub(crate) struct Request {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    pub(crate) arrived: Instant,
 }
 
 struct Shared {
@@ -285,6 +287,11 @@ impl ApiServer {
     pub(crate) async fn until_watched(&self, watches: usize) {
         let mut open = self.shared.watches.subscribe();
         open.wait_for(|open| *open == watches).await.unwrap();
+    }
+
+    /// How many watches are open.
+    pub(crate) fn watched(&self) -> usize {
+        *self.shared.watches.borrow()
     }
 
     /// How many connections were accepted.

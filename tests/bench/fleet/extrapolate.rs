@@ -1,0 +1,2 @@
+use crate::measure::Figures;
+pub(crate) fn print(_alone: &Figures, _one: &Figures) {}
