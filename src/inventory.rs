@@ -30,7 +30,7 @@ use crate::{
     local::Local,
     named::{ImageId, Named},
     pipeline::{Pipeline, repositories},
-    policy::{self, Changes, PolicySet},
+    policy::{self, Changes, PolicySet, pace},
     refusal::{Code, Refusal},
     resolve::Registry,
 };
@@ -128,7 +128,8 @@ impl Inventory {
                 pause = pause_after(self.look(&mut memory)) => pause,
                 () = changes.next() => continue,
             };
-            wait(pause, &mut changes).await;
+            let rest = memory.asked.rest(Instant::now()).unwrap_or(pause);
+            wait(pause.min(rest), &mut changes).await;
         }
     }
 
@@ -163,6 +164,7 @@ impl Inventory {
         let mut counts = Containers { running: running.len(), ..Containers::default() };
         counts.unpermitted = self.unpermitted(&running, memory).await;
         if let Some(policies) = policies {
+            memory.asked.under(policies.digest(), began, pace::random());
             let jobs = jobs(&looked, &policies, &memory.asked);
             let waits = |container: &Container| {
                 let of =

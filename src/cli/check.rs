@@ -369,7 +369,7 @@ b2QCI8ufz9Hvuyc6AC2Qi1C2YKmGI0f1KpDOlkblo86Rwd69J71gng4hwg==
                 "its glass can be broken without end (breakGlass has no notAfter)",
             ),
             (
-                &glass.replace("9999", "2001"),
+                &glass.replace("9000", "2001"),
                 "its glass cannot be broken any more, since 2001-01-01",
             ),
         ] {

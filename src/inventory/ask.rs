@@ -25,6 +25,9 @@ use crate::{
 const QUESTION: Duration = Duration::from_secs(60);
 /// How long a host that failed is not asked again.
 const REST: Duration = Duration::from_secs(300);
+/// Other policies come into force on all nodes at once: what a registry has answered before is asked
+/// again after any wait up to this.
+const SPREAD: Duration = Duration::from_secs(60);
 /// Failures of a host in one look after which it is left alone: one that is down must not cost a
 /// time-out for each image.
 pub(crate) const MAX_FAILURES: usize = 3;
@@ -36,11 +39,28 @@ pub(super) struct Asked {
     answered: BTreeMap<(Digest, Repository), Digest>,
     /// When a host last failed.
     failed: BTreeMap<String, Instant>,
+    /// The policy set of the last look.
+    set: Option<Digest>,
+    /// Before this moment nobody is asked again about what was answered under another set.
+    again: Option<Instant>,
 }
 
 impl Asked {
+    /// Takes note of the policy set in force; `random` is in `0.0..1.0`.
+    pub(super) fn under(&mut self, set: Digest, now: Instant, random: f64) {
+        if self.set.replace(set).is_some_and(|before| before != set) {
+            self.again = Some(now + SPREAD.mul_f64(random));
+        }
+    }
+
+    /// How long nobody is asked again for the time being.
+    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+        self.again?.checked_duration_since(now)
+    }
+
     /// The repositories to ask about a manifest: those that did not answer under this policy set
-    /// and are not at a host that failed a moment ago.
+    /// and are not at a host that failed a moment ago. Those that answered under another one have
+    /// time, since all evidence was wanted then: there may be new signatures, and no more.
     pub(super) fn due(
         &self,
         digest: Digest,
@@ -51,9 +71,10 @@ impl Asked {
         let rests = |host: &str| {
             self.failed.get(host).is_some_and(|at| now.saturating_duration_since(*at) < REST)
         };
+        let waits = self.rest(now).is_some_and(|rest| !rest.is_zero());
         let due = lacking.iter().filter(|repository| {
-            self.answered.get(&(digest, (*repository).clone())) != Some(&set)
-                && !rests(repository.registry())
+            let answered = self.answered.get(&(digest, (*repository).clone()));
+            answered.is_none_or(|under| *under != set && !waits) && !rests(repository.registry())
         });
         due.cloned().collect()
     }
@@ -209,6 +230,22 @@ mod tests {
         assert_eq!(asked.due(image, &lacking, set, rested), [at("b.io"), at("c.io")]);
         asked.retain(&BTreeSet::new(), rested);
         assert_eq!(asked.due(image, &lacking, set, now), lacking);
+    }
+
+    #[test]
+    fn after_a_change_of_policies_nodes_ask_again_at_moments_of_their_own() {
+        let (image, set, other) = (Digest::of(b"image"), Digest::of(b"set"), Digest::of(b"other"));
+        let lacking = ["a.io/app", "b.io/app"].map(|name| name.parse::<Repository>().unwrap());
+        let (mut asked, now) = (Asked::default(), Instant::now());
+        asked.under(set, now, 0.5);
+        assert_eq!(asked.rest(now), None, "the first policies are no change");
+        asked.note(image, lacking[0].clone(), Outcome::Answered, set, now);
+        asked.under(other, now, 0.5);
+        asked.under(other, now + SPREAD / 4, 1.0);
+        assert_eq!(asked.rest(now), Some(SPREAD / 2));
+        // Who never answered is asked at once.
+        assert_eq!(asked.due(image, &lacking, other, now), [lacking[1].clone()]);
+        assert_eq!(asked.due(image, &lacking, other, now + SPREAD / 2), lacking);
     }
 
     #[test]

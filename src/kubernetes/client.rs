@@ -271,11 +271,11 @@ fn of_kubeconfig(path: &Path) -> Result<kube::Config, String> {
 }
 
 /// Scheme, host and port, as people know them. None: nothing that could be trusted.
-fn address(url: &Uri) -> Option<String> {
-    let host = url.host()?;
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+fn address(cluster: &Uri) -> Option<String> {
+    let host = cluster.host()?;
+    let port = cluster.port().map(|port| format!(":{port}")).unwrap_or_default();
     let is_here = ["127.0.0.1", "[::1]", "localhost"].contains(&host);
-    match url.scheme_str()? {
+    match cluster.scheme_str()? {
         "https" => Some(format!("https://{host}{port}")),
         "http" if is_here => Some(format!("http://{host}{port}")),
         _ => None,

@@ -257,7 +257,7 @@ impl Follower<'_> {
         })
     }
 
-    /// Takes in what a watch sends, until it ends between two events.
+    /// Takes in what a watch sends, until it ends.
     async fn read(&mut self, answer: &mut Answer) -> Result<(), Failure> {
         let (kind, address) = (&KINDS[self.kind], answer.address.clone());
         let broken = |why: &str| failure::broken(&address, kind, "an event", why);
@@ -268,10 +268,7 @@ impl Follower<'_> {
                 // The next watch goes on where this one was cut off.
                 Err(failure) if failure.what == What::Much => return Ok(()),
                 Err(failure) => return Err(failure),
-                Ok(None) if lines.is_within() => {
-                    let why = format!("{address} broke off in the middle of an event");
-                    return Err(Failure::new(What::Connection, why));
-                }
+                // What stands behind the last whole line comes again, whole.
                 Ok(None) => return Ok(()),
             }
             while let Some(line) = lines.next().map_err(|_| broken("it has no end"))? {
@@ -279,7 +276,7 @@ impl Follower<'_> {
                     continue;
                 }
                 let status = |code: u16| StatusCode::from_u16(code).unwrap_or(StatusCode::GONE);
-                match wire::event(kind, &line).map_err(|why| broken(&why))? {
+                match wire::event(kind, line).map_err(|why| broken(&why))? {
                     Event::Expired => {
                         return Err(failure::of_status(&address, kind, StatusCode::GONE, None));
                     }

@@ -7,12 +7,13 @@ use serde_json::Value;
 
 use crate::{image::shorten, json};
 
-use super::kinds::{API_VERSION, Kind};
+use super::{
+    kinds::{API_VERSION, Kind},
+    names::is_subdomain,
+};
 
 /// Longest token for the next page of a list, in bytes.
 const MAX_TOKEN: usize = 16 * 1024;
-/// Longest name of an object, in bytes (that of a DNS subdomain).
-pub(super) const MAX_NAME: usize = 253;
 
 /// A page of a list.
 #[derive(Debug, PartialEq)]
@@ -128,7 +129,7 @@ pub(super) fn event(kind: &Kind, line: &[u8]) -> Result<Event, String> {
 
 fn item(kind: &Kind, object: Value) -> Result<Item, String> {
     let Meta { name, resource_version } = head(kind, &object)?;
-    if name.is_empty() || name.len() > MAX_NAME {
+    if !is_subdomain(&name) {
         return Err("an object in it has no name".to_owned());
     }
     Ok(Item { name, version: version(&resource_version)?, object })

@@ -42,7 +42,7 @@ pub enum Place {
     Https {
         /// The address.
         address: HttpsAddress,
-        /// A PEM file with CAs that are trusted beside those of the system.
+        /// A PEM file with the CAs that are trusted, in place of those of the system.
         ca: Option<PathBuf>,
     },
     /// In a registry.

@@ -120,7 +120,7 @@ impl Kept {
 
     /// Whether there is a file for this set. Nothing says yet that it is this set.
     pub(super) fn has(&self, digest: Digest) -> bool {
-        self.path(digest).is_file()
+        fs::symlink_metadata(self.path(digest)).is_ok_and(|found| found.is_file())
     }
 
     /// Accepts a set: its bytes, then the mark, each durable before the next. What the state

@@ -32,14 +32,15 @@ pub const PLURALS: [(&str, &str); 2] =
 pub fn text_of(object: &Value) -> Result<Text, Problem> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
+    let plural = PLURALS.iter().find(|(known, _)| *known == kind).map(|(_, plural)| *plural);
     let wrong = |message: &str| {
-        let object = [&kind, &name].map(|part| match part.is_empty() {
-            true => "?".to_owned(),
-            false => shorten(part),
+        let object = [plural.unwrap_or(&kind), &name].map(|part| match part {
+            "" => "?".to_owned(),
+            part => shorten(part),
         });
         Problem::of_file(object.join("/"), message)
     };
-    let Some((_, plural)) = PLURALS.iter().find(|(known, _)| *known == kind) else {
+    let Some(plural) = plural else {
         return Err(wrong("is no policy object; an ImagePolicy or a Revocation is expected"));
     };
     if !is_subdomain(&name) {
@@ -170,8 +171,8 @@ mod tests {
         let kind = "is no policy object; an ImagePolicy or a Revocation is expected";
         let name = "has no name that Kubernetes takes";
         assert_eq!(without("/kind"), format!("?/p: {kind}"));
-        assert_eq!(without("/metadata/name"), format!("ImagePolicy/?: {name}"));
-        assert_eq!(without("/metadata"), format!("ImagePolicy/?: {name}"));
+        assert_eq!(without("/metadata/name"), format!("imagepolicies/?: {name}"));
+        assert_eq!(without("/metadata"), format!("imagepolicies/?: {name}"));
         let mut object = policy();
         object["kind"] = json!("TrustRoot");
         assert_eq!(text_of(&object).unwrap_err().to_string(), format!("TrustRoot/p: {kind}"));
@@ -179,7 +180,7 @@ mod tests {
             let mut object = policy();
             object["metadata"]["name"] = json!(hostile);
             let error = text_of(&object).unwrap_err().to_string();
-            assert_eq!(error, format!("ImagePolicy/{}: {name}", shorten(hostile)));
+            assert_eq!(error, format!("imagepolicies/{}: {name}", shorten(hostile)));
             assert!(!error.contains('\u{1b}'), "{error:?}");
         }
         for other in [json!(null), json!([]), json!("x"), json!({})] {
@@ -235,7 +236,7 @@ mod tests {
         let mut object = policy();
         object["spec"]["authorities"][0]["unsigned"]["reason"] = json!("x".repeat(MAX_FILE));
         let error = text_of(&object).unwrap_err().to_string();
-        assert_eq!(error, "ImagePolicy/p: is larger than 1048576 bytes");
+        assert_eq!(error, "imagepolicies/p: is larger than 1048576 bytes");
     }
 
     /// What an API server can hold in a string is what the parser gets; in a key, too, which

@@ -22,6 +22,13 @@ pub(super) enum NoStep {
     )]
     Older { offered: u64, last: u64 },
     #[error(
+        "the API server is at resourceVersion {offered}, and this node had policies as of {last}: it \
+         was restored from a backup, or answers from the past. Restore it with its revisions raised \
+         (etcdutl snapshot restore --bump-revision --mark-compacted), or remove the file *.policy-mark \
+         beside this node's audit log and start Portcullis anew"
+    )]
+    Past { offered: u64, last: u64 },
+    #[error(
         "it differs from what this node had as revision {0}; each change needs a revision of its \
          own: publish it with one above {0}"
     )]
@@ -56,6 +63,9 @@ pub(super) fn step(
 
 fn order(kind: Kind, last: &Last, offered: &Last) -> Result<(), NoStep> {
     match (last.revision, offered.revision) {
+        (Some(last), Some(offered)) if offered < last && kind == Kind::Kubernetes => {
+            Err(NoStep::Past { offered, last })
+        }
         (Some(last), Some(offered)) if offered < last => Err(NoStep::Older { offered, last }),
         // An API server counts over all objects, so that one count can stand for several states of
         // those that are watched; which is the newer of them is known where they are watched.
@@ -92,7 +102,10 @@ mod tests {
             assert_eq!(follows(&set("a", 2), &set("b", 3)), Ok(Step::Next));
             assert_eq!(follows(&set("a", 2), &set("a", 3)), Ok(Step::Same));
             assert_eq!(follows(&set("a", 2), &set("a", 2)), Ok(Step::Same));
-            let older = Err(NoStep::Older { offered: 1, last: 2 });
+            let older = Err(match kind {
+                Kind::Kubernetes => NoStep::Past { offered: 1, last: 2 },
+                _ => NoStep::Older { offered: 1, last: 2 },
+            });
             assert_eq!(follows(&set("a", 2), &set("a", 1)), older);
             assert_eq!(follows(&set("a", 2), &set("b", 1)), older);
             assert_eq!(follows(&set("a", 2), &set("a", None)), Err(NoStep::Uncounted(2)));

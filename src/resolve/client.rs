@@ -40,6 +40,11 @@ impl fmt::Debug for Clients {
 }
 
 impl Clients {
+    /// Clients that trust what is named as `ca` and, without the system's word, nobody else.
+    pub(super) fn of_named_authorities() -> Self {
+        Self { system: SystemRoots::none(), ..Self::default() }
+    }
+
     /// The client for this host. Reads its TLS files, so that one that was replaced counts from
     /// now on.
     pub(super) fn of(&self, host: &Host, connect: Duration) -> Result<reqwest::Client, String> {

@@ -134,11 +134,15 @@ pub struct DownloadFault {
 }
 
 impl Download {
-    /// A document at this address, from a server that a CA of the system or of this PEM file
-    /// vouches for.
+    /// A document at this address, from a server that a CA of this PEM file vouches for or,
+    /// without one, a CA of the system.
     pub fn new(address: HttpsAddress, ca: Option<PathBuf>, patience: Patience) -> Self {
+        let clients = match ca {
+            Some(_) => Clients::of_named_authorities(),
+            None => Clients::default(),
+        };
         let tls = TlsFiles { ca: ca.into_iter().collect(), ..TlsFiles::default() };
-        Self { address, tls, patience, clients: Clients::default() }
+        Self { address, tls, patience, clients }
     }
 
     /// Where it is.

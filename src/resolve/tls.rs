@@ -31,6 +31,11 @@ use super::{
 pub(super) struct SystemRoots(Arc<OnceLock<RootCertStore>>);
 
 impl SystemRoots {
+    /// No authorities, in place of those of the system.
+    pub(super) fn none() -> Self {
+        Self(Arc::new(RootCertStore::empty().into()))
+    }
+
     fn load(&self) -> &RootCertStore {
         self.0.get_or_init(|| {
             let mut store = RootCertStore::empty();
@@ -254,6 +259,11 @@ mod tests {
 
     fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
         rcgen::generate_simple_self_signed(vec!["r.example".to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn none_is_none() {
+        assert!(SystemRoots::none().load().is_empty());
     }
 
     #[test]

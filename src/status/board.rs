@@ -143,7 +143,7 @@ impl Board {
         let (kubelet, other_client) = (told(&clients.kubelet), told(&clients.other));
         drop(clients);
         let notes = self.notes();
-        let report = Report {
+        Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: started.to_string(),
             uptime_seconds: start.elapsed().as_secs(),
@@ -161,8 +161,7 @@ impl Board {
             faults: self.0.faults.load(Ordering::Relaxed),
             refusals: notes.refusals.iter().cloned().collect(),
             ..Default::default()
-        };
-        report
+        }
     }
 
     // Nothing that runs under the lock can panic; a poisoned one holds a whole value.

@@ -1,6 +1,9 @@
 //! The control plane itself, without anything of ours.
 
-use std::net::TcpStream;
+use std::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -73,6 +76,24 @@ pub(crate) fn a_node_may_do_what_nodes_do(cluster: Cluster) {
     assert!(may(&["patch", "nodes", "--subresource=status"]));
     assert!(may(&["create", "events"]));
     assert!(!may(&["list", "customresourcedefinitions"]));
+}
+
+pub(crate) fn an_account_may_do_what_it_was_given(cluster: Cluster) {
+    let account = cluster.kubeconfig_of_account("shop", "watcher");
+    let may = |verb: &str| {
+        let arguments = ["auth", "can-i", verb, "nodes"];
+        cluster.kubectl_as(&account, &arguments, "").status.success()
+    };
+    assert!(!may("watch"));
+    cluster.ask(&["create", "clusterrole", "watcher", "--verb=watch", "--resource=nodes"]);
+    let arguments = ["create", "clusterrolebinding", "watcher", "--clusterrole=watcher"];
+    cluster.ask(&[&arguments[..], &["--serviceaccount=shop:watcher"]].concat());
+    // What is given is known a moment later.
+    let begun = Instant::now();
+    while !may("watch") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it may not watch");
+    }
+    assert!(!may("patch"));
 }
 
 fn define(cluster: &Cluster) {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 use crate::support::{
@@ -133,7 +133,7 @@ impl Cluster {
     pub(crate) fn compact(&self) {
         self.etcdctl(&["put", "of-a-test", "is past"]);
         let status = self.etcdctl(&["endpoint", "status", "--write-out=json"]);
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
         let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
         self.etcdctl(&["compaction", &revision.to_string()]);
     }
@@ -166,20 +166,33 @@ impl Cluster {
     pub(crate) fn kubeconfig_of(&self, user: &str, group: &str) -> PathBuf {
         self.write_identity(user, &self.ca.user(user, group));
         let file = |end: &str| self.path().join(format!("{user}.{end}"));
+        let credentials = json!({"client-certificate": file("pem"), "client-key": file("key")});
+        self.write_kubeconfig(user, &credentials)
+    }
+
+    /// A kubeconfig with a token of this service account, which is made if it is not there. For
+    /// [`Server::Whole`].
+    pub(crate) fn kubeconfig_of_account(&self, namespace: &str, account: &str) -> PathBuf {
+        self.kubectl(&["create", "namespace", namespace]);
+        self.kubectl(&["create", "serviceaccount", "-n", namespace, account]);
+        let token = self.ask(&["create", "token", "-n", namespace, account]);
+        self.write_kubeconfig(&format!("{namespace}.{account}"), &json!({"token": token.trim()}))
+    }
+
+    fn write_kubeconfig(&self, user: &str, credentials: &Value) -> PathBuf {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
                 "server": self.url(), "certificate-authority": self.path().join("ca.pem"),
             }}],
-            "users": [{"name": user, "user": {
-                "client-certificate": file("pem"), "client-key": file("key"),
-            }}],
+            "users": [{"name": user, "user": credentials}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
             "current-context": "test",
         });
-        self.write(&format!("{user}.kubeconfig"), &config.to_string()); // JSON is YAML
-        file("kubeconfig")
+        let name = format!("{user}.kubeconfig");
+        self.write(&name, &config.to_string()); // JSON is YAML
+        self.path().join(name)
     }
 
     /// A client of the administrator's, for what kubectl does not say as it is.

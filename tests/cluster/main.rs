@@ -7,6 +7,7 @@
 mod bring_up;
 mod cluster;
 mod crds;
+mod follow;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -40,7 +41,8 @@ fn trials() -> Vec<Trial> {
             it_tells_its_version on Whole | Definitions,
             it_stops_and_starts_with_its_data on Whole | Definitions,
             what_is_past_is_gone on Whole | Definitions,
-            a_node_may_do_what_nodes_do on Whole;
+            a_node_may_do_what_nodes_do on Whole,
+            an_account_may_do_what_it_was_given on Whole;
         crds:
             they_are_established on Whole | Definitions,
             people_can_read_the_tables on Definitions,
@@ -48,6 +50,12 @@ fn trials() -> Vec<Trial> {
             what_is_refused_is_refused on Definitions,
             what_only_the_node_knows_is_refused_by_the_node on Definitions,
             what_an_api_server_drops_does_no_harm on Definitions;
+        follow:
+            every_change_is_heard_within_a_second on Whole | Definitions,
+            a_restart_of_the_api_server_is_survived on Whole | Definitions,
+            without_crds_and_permission_the_remedy_is_told on Whole | Definitions,
+            a_node_tells_its_condition_and_its_refusals on Whole,
+            the_permissions_are_these_and_no_more on Whole;
     }
     trials
 }

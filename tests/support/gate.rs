@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     audit_file: Option<PathBuf>,
     sandbox_image: Option<String>,
     metrics: Option<String>,
+    source: Option<String>,
     directory: tempfile::TempDir,
 }
 
@@ -52,6 +53,7 @@ impl Setup {
             audit_file: None,
             sandbox_image: Some(SANDBOX_IMAGE.to_owned()),
             metrics: None,
+            source: None,
             directory,
         }
     }
@@ -65,6 +67,12 @@ impl Setup {
     /// With metrics served there.
     pub(crate) fn metrics(mut self, listen: &str) -> Self {
         self.metrics = Some(listen.to_owned());
+        self
+    }
+
+    /// With this in `[policy]`, in place of a directory as the source.
+    pub(crate) fn source(mut self, lines: &str) -> Self {
+        self.source = Some(lines.to_owned());
         self
     }
 
@@ -117,13 +125,14 @@ impl Setup {
         let metrics = self.metrics.as_ref();
         let metrics =
             metrics.map(|listen| format!("[metrics]\nlisten = {listen:?}\n")).unwrap_or_default();
+        let directory = format!("source = {:?}", format!("file://{}", path("policies")));
+        let source = self.source.as_ref().unwrap_or(&directory);
         format!(
-            "[listen]\nsocket = {:?}\n[runtime]\nendpoint = {:?}\nregistry_config = {:?}\n{sandbox_image}[policy]\nsource = {:?}\n\
+            "[listen]\nsocket = {:?}\n[runtime]\nendpoint = {:?}\nregistry_config = {:?}\n{sandbox_image}[policy]\n{source}\n\
              [state]\ndirectory = {:?}\n[audit]\nfile = {:?}\n{metrics}",
             or(&self.socket, "p.sock"),
             self.runtime.display().to_string(),
             registry_config,
-            format!("file://{}", path("policies")),
             path("state"),
             or(&self.audit_file, "audit.jsonl"),
         )

@@ -35,6 +35,11 @@ pub(super) fn notes(path: &Path) -> Result<Vec<String>, Problems> {
             None => {}
         }
     }
+    let files = config.policy.bundle.keys.iter().map(|key| ("policy.keys", key));
+    let ca = config.policy.bundle.certificate_authority.iter();
+    let files = files.chain(ca.map(|ca| ("policy.certificate_authority", ca)));
+    let missing = files.filter(|(_, path)| !path.is_file());
+    notes.extend(missing.map(|(field, path)| format!("{field}: {} is no file", shown(path))));
     // Many a node has no such directory: only one that somebody asked for is missed.
     if written("registry_config").is_some() {
         let missing = config.runtime.registry_config.iter().filter(|path| !path.is_dir());
@@ -74,6 +79,20 @@ mod tests {
         assert_eq!(noted("policy.source = 'file://D/gone'"), [note]);
         let note = "policy.source: D/a.yaml is a file; name its directory";
         assert_eq!(noted("policy.source = 'file://D/a.yaml'"), [note]);
+    }
+
+    #[test]
+    fn files_of_a_bundle_that_are_not_there_are_noted() {
+        let bundle = "policy.source = 'https://a.example/b'\npolicy.keys = ['D/a.yaml', 'D/b.pub']\n\
+                      policy.certificate_authority = 'D/ca.pem'\npolicy.floor = 'D/floor'";
+        assert_eq!(
+            noted(bundle),
+            [
+                "policy.floor: D/floor is not there",
+                "policy.keys: D/b.pub is no file",
+                "policy.certificate_authority: D/ca.pem is no file"
+            ]
+        );
     }
 
     #[test]

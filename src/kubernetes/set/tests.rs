@@ -159,7 +159,7 @@ fn what_is_no_policy_object_is_rejected_until_it_is_gone() {
     let mut bad = item(0, "b", 13, "");
     bad.object["spec"] = json!("x".repeat(2_000_000));
     set.apply(0, Event::Put(bad)).unwrap();
-    assert_eq!(tell(&mut set), "ImagePolicy/b: is larger than 1048576 bytes");
+    assert_eq!(tell(&mut set), "imagepolicies/b: is larger than 1048576 bytes");
     assert_eq!(tell(&mut set), "nothing");
     // It is no confirmation of the set before.
     set.apply(0, Event::Bookmark(14)).unwrap();
@@ -168,7 +168,7 @@ fn what_is_no_policy_object_is_rejected_until_it_is_gone() {
     set.failed(0, "why".into());
     assert_eq!(tell(&mut set), "why");
     set.watching(0);
-    assert_eq!(tell(&mut set), "ImagePolicy/b: is larger than 1048576 bytes");
+    assert_eq!(tell(&mut set), "imagepolicies/b: is larger than 1048576 bytes");
     set.apply(0, Event::Gone(item(0, "b", 15, ""))).unwrap();
     assert_eq!(tell(&mut set), "imagepolicies/a revocations/r at 15");
 }

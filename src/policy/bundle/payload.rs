@@ -111,6 +111,9 @@ impl Payload {
         if !(1..=MAX_REVISION).contains(&self.revision) {
             return Err(PayloadError::Revision(self.revision));
         }
+        if let Some(moment) = self.expires_at {
+            read_moment(&moment.to_string()).map_err(PayloadError::ExpiresAt)?;
+        }
         let Texts { files, keys } = &self.texts;
         if files.is_empty() {
             return Err(PayloadError::Empty);

@@ -81,6 +81,15 @@ fn a_payload_is_written_and_read() {
 }
 
 #[test]
+fn what_would_not_be_read_is_not_written() {
+    let error = |payload: Payload| payload.write().unwrap_err();
+    let never = Payload { expires_at: Some(jiff::Timestamp::MAX), ..payload() };
+    assert!(matches!(error(never), PayloadError::ExpiresAt(_)));
+    assert_eq!(error(Payload { revision: 0, ..payload() }), PayloadError::Revision(0));
+    assert_eq!(error(Payload { texts: Texts::default(), ..payload() }), PayloadError::Empty);
+}
+
+#[test]
 fn a_signed_payload_that_is_no_bundle_is_refused() {
     let with = |key: &str, value: Value| {
         let mut payload = json_payload();

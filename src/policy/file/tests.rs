@@ -4,6 +4,7 @@ use super::{authority::LATER_KINDS, *};
 use crate::{policy::AuthorityKind, problem::Problems, verify::PublicKey};
 
 mod authorities;
+mod bounds;
 mod emergency;
 
 const KEY: &str = "\

@@ -152,7 +152,10 @@ fn each_change_of_the_source_comes_into_force() {
     // The same set later is no other set, and its revision counts.
     assert_eq!(node.offer("two", 8, 3), "");
     assert_eq!(node.current.snapshot(at(3)).unwrap().revision(), Some(8));
-    assert!(node.offer("one", 7, 4).starts_with("rejected kubernetes:: it has revision 7"));
+    assert!(
+        node.offer("one", 7, 4)
+            .starts_with("rejected kubernetes:: the API server is at resourceVersion 7")
+    );
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn a_restart_goes_on_with_the_last_set_and_never_with_an_older_one() {
     node.restart(at(3));
     assert_eq!(node.in_force(3), Ok(digest("two")));
     assert_eq!(node.current.snapshot(at(3)).unwrap().revision(), Some(2));
-    assert!(node.offer("one", 1, 4).contains("older than revision 2"));
+    assert!(node.offer("one", 1, 4).contains("this node had policies as of 2"));
     // The older set, put in the place of the newer one, and where it was.
     let sets = node.state().join("policy");
     for name in ["one", "two"] {
@@ -197,7 +200,7 @@ fn a_restart_goes_on_with_the_last_set_and_never_with_an_older_one() {
     fs::remove_dir_all(node.state()).unwrap();
     node.restart(at(6));
     assert_eq!(node.in_force(6), Err(Code::PolicyUnavailable));
-    assert!(node.offer("one", 1, 7).contains("older than revision 2"));
+    assert!(node.offer("one", 1, 7).contains("this node had policies as of 2"));
     assert_eq!(node.offer("two", 2, 8), "loaded two");
     node.restart(at(9));
     assert_eq!(node.in_force(9), Ok(digest("two")));
@@ -402,10 +405,9 @@ proptest! {
                     Some(Heard::Offer(offer(&format!("p{published}"), published)))
                 }
             };
-            if let Some(heard) = heard {
-                if let Some(Event::Loaded(set)) = node.keeper.hear(heard, false, at(now)) {
-                    accepted = accepted.max(set.revision().unwrap());
-                }
+            let event = heard.and_then(|heard| node.keeper.hear(heard, false, at(now)));
+            if let Some(Event::Loaded(set)) = event {
+                accepted = accepted.max(set.revision().unwrap());
             }
             if let Some(aside) = away {
                 fs::rename(aside, &log).unwrap();

@@ -35,6 +35,7 @@ fn patterns_cover_what_they_say() {
         ("docker.io/**", "docker.io/library/nginx"),
         ("docker.io/*/nginx", "docker.io/library/nginx"),
         ("[::1]:5000/**", "[::1]:5000/app"),
+        ("[::1]:*/app", "[::1]:5000/app"),
     ] {
         assert!(matches(pattern, name), "{pattern} must match {name}");
     }
@@ -115,6 +116,8 @@ fn a_pattern_that_would_mislead_is_refused_with_the_remedy() {
         ("a.io/app:*", malformed("a.io/app:*")),
         ("a.io/app@sha256:00", malformed("a.io/app@sha256:00")),
         ("a.io/[ab]", malformed("a.io/[ab]")),
+        ("[::*]/a", malformed("[::*]/a")),
+        ("[::1*]:5000/a", malformed("[::1*]:5000/a")),
         ("https://a.io/app", malformed("https://a.io/app")),
         (" a.io/app", malformed(" a.io/app")),
     ] {
@@ -123,6 +126,17 @@ fn a_pattern_that_would_mislead_is_refused_with_the_remedy() {
     }
     let error = format!("a.io/{}", "x".repeat(260)).parse::<RepositoryPattern>().unwrap_err();
     assert_eq!(error, PatternError::Long(265));
+}
+
+/// A repository has up to 255 bytes, and so has a pattern, whatever its stars stand for.
+#[test]
+fn a_pattern_may_be_as_long_as_a_repository() {
+    for start in ["*/", "**/", "a.io/**/", "docker.io/**/", "a.io/*/"] {
+        let pattern = format!("{start}{}", "x".repeat(255 - start.len()));
+        assert!(pattern.parse::<RepositoryPattern>().is_ok(), "{pattern}");
+        let longer = format!("{pattern}x").parse::<RepositoryPattern>().unwrap_err();
+        assert_eq!(longer, PatternError::Long(256));
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod policy;
 mod reference;
 #[cfg(test)]
 mod replay;
+mod sealed;
 mod wire;
 
 pub(crate) use go::Json;
@@ -19,7 +20,7 @@ pub(crate) use go::Json;
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its fuzz target and of its seeds.
-pub const ALL: [(&str, Property); 12] = [
+pub const ALL: [(&str, Property); 13] = [
     ("audit", audit::chain),
     ("bundle", crate::verify::properties::bundle),
     ("challenge", crate::resolve::properties::challenge),
@@ -30,6 +31,7 @@ pub const ALL: [(&str, Property); 12] = [
     ("pack", crate::evidence::properties::pack),
     ("policy", policy::policy),
     ("reference", reference::reference),
+    ("sealed", sealed::sealed),
     ("simple", crate::verify::properties::simple),
     ("wire", wire::wire),
 ];

@@ -132,7 +132,7 @@ macro_rules! replayed {
 }
 
 replayed! {
-    audit bundle challenge dsse evidence hosts manifest pack policy reference simple wire
+    audit bundle challenge dsse evidence hosts manifest pack policy reference sealed simple wire
 }
 
 #[test]

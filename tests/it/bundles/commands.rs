@@ -129,6 +129,20 @@ fn the_same_directory_makes_the_same_bytes() {
 }
 
 #[test]
+fn the_fixtures_are_what_the_command_makes() {
+    let desk = Desk::new();
+    let fixtures = Fixtures::load();
+    for name in ["release.yaml", "release.pub"] {
+        let file = fixtures.file(&format!("bundles/policies/{name}"));
+        fs::create_dir_all(desk.path("made")).unwrap();
+        fs::write(desk.path("made").join(name), file).unwrap();
+    }
+    desk.says("policy bundle made --revision 7 -o payload.json");
+    let made = fs::read_to_string(desk.path("payload.json")).unwrap();
+    assert_eq!(made, fixtures.file("bundles/payload.json"));
+}
+
+#[test]
 fn a_key_is_rotated_by_a_second_signature() {
     let desk = Desk::new();
     desk.says("policy bundle policies --revision 7 -o p");
@@ -168,6 +182,21 @@ fn what_nobody_signed_is_shown_as_such() {
     fs::write(desk.path("junk"), "{}").unwrap();
     let error = desk.refuses("policy show junk", 78);
     assert!(error.starts_with("portcullis: junk: is no signed bundle of policies"), "{error}");
+}
+
+#[test]
+fn what_is_expired_is_told() {
+    let desk = Desk::new();
+    let expires_at = Some("2020-01-01T00:00:00Z".parse().unwrap());
+    let old = Payload { expires_at, ..Payload::read(&payload(7)).unwrap() };
+    let signed = sign(&old.write().unwrap(), &key("ed25519")).unwrap();
+    fs::write(desk.path("b"), signed.bytes).unwrap();
+    let shown = desk.says("policy show b --key ed25519.pub");
+    let told =
+        "revision 7, 1 policy, expires 2020-01-01T00:00:00Z\nexpired: nodes refuse everything";
+    assert!(shown.contains(told), "{shown}");
+    let shown = desk.says("policy show b -o json");
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["expired"], json!(true));
 }
 
 #[test]

@@ -12,13 +12,13 @@ use crate::support::{
 };
 
 /// A server of one document, with a CA of its own.
-struct Server {
-    registry: TestRegistry,
-    ca: TempDir,
+pub(super) struct Server {
+    pub(super) registry: TestRegistry,
+    pub(super) ca: TempDir,
 }
 
 impl Server {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let authority = TestCa::new();
         let ca = tempfile::tempdir().unwrap();
         fs::write(ca.path().join("ca.pem"), authority.pem()).unwrap();
@@ -31,7 +31,12 @@ impl Server {
     }
 
     /// From now on everything is answered so.
-    fn answers(&self, status: u16, headers: &[(&'static str, &str)], body: impl Into<String>) {
+    pub(super) fn answers(
+        &self,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: impl Into<String>,
+    ) {
         let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         self.spoils(Fault::Status(status, headers, body.into()));
     }

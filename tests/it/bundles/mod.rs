@@ -2,6 +2,7 @@
 
 mod commands;
 mod https;
+mod node;
 mod oci;
 mod poller;
 

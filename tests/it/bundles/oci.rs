@@ -44,6 +44,32 @@ fn pinned_to(signer: &sign::Signer, registry: &TestRegistry, reference: &str) ->
     Fetcher::new(place(registry, reference), [key].into())
 }
 
+#[tokio::test]
+async fn what_cosign_signed_is_believed_by_its_key_and_by_no_other() {
+    let fixtures = Fixtures::at(&Fixtures::load().path("bundles"));
+    assert_eq!(fixtures.repositories.len(), 4);
+    for registry in [TestRegistry::start(), TestRegistry::builder().no_referrers_api().start()] {
+        for (name, fixture) in &fixtures.repositories {
+            fixtures.push(name, &registry);
+            let place = || Place::Oci {
+                image: format!("{}/{name}:v1", registry.host()).parse().unwrap(),
+                credentials: None,
+                registry: Registry::new(HostsDirectories::default()),
+            };
+            let key = fixture.facts["key"].as_str().unwrap();
+            let key = key.trim_start_matches("keys/").trim_end_matches(".pub");
+            let heard = Fetcher::new(place(), pinned(key)).ask(false).await.heard;
+            assert_eq!(told(&heard, &registry), "offers 7", "{name}");
+            let Heard::Offer(offer) = heard else { unreachable!() };
+            let kept = offer.sealed.as_ref().unwrap().bytes();
+            assert_eq!(Sealed::parse(kept.clone()).unwrap().open(&pinned(key)), Ok(offer.clone()));
+            let line = asks(&mut Fetcher::new(place(), pinned("other")), &registry).await;
+            let why = "is not signed by a pinned key: no signature by this key (1 signature found)";
+            assert_eq!(line, format!("rejected: oci://S/{name}:v1: {why}"));
+        }
+    }
+}
+
 fn fetched(registry: &TestRegistry, layer: Digest) -> bool {
     registry.asked().contains(&format!("GET /v2/policies/blobs/{layer}"))
 }

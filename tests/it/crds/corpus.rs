@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use jiff::Timestamp;
-use portcullis::policy::{Texts, objects, source};
+use portcullis::policy::{PolicySet, Texts, objects, source};
 use serde_json::Value;
 
 use super::server::Server;
@@ -32,11 +32,16 @@ pub(super) struct Judged {
 
 /// Whether the node would take an object from an API server.
 pub(super) fn node(object: &Value) -> Result<(), String> {
+    read(object).map(|_| ())
+}
+
+/// The set of an object and the one beside it.
+fn read(object: &Value) -> Result<PolicySet, String> {
     let text = objects::text_of(object).map_err(|problem| problem.to_string())?;
     let beside = serde_saphyr::from_str(OTHER.trim_start_matches("\n---\n")).unwrap();
     let files = vec![text, objects::text_of(&beside).unwrap()];
     let set = Texts { files, keys: Vec::new() }.read("objects", Timestamp::UNIX_EPOCH);
-    set.map(|_| ()).map_err(|problems| problems.to_string())
+    set.map_err(|problems| problems.to_string())
 }
 
 fn judge(server: &Server, text: &str) -> Judged {
@@ -89,6 +94,24 @@ fn what_is_accepted_is_accepted_by_all() {
     all("accepted", |_, judged| {
         judged.server.is_ok() && judged.check.is_ok() && judged.node.is_ok()
     });
+}
+
+/// What the API server fills in is what the parser takes for meant.
+#[test]
+fn what_an_api_server_fills_in_changes_no_policy() {
+    let server = Server::new();
+    let mut filled = 0;
+    for (name, text) in corpus("accepted") {
+        let object: Value = serde_saphyr::from_str(&text).unwrap();
+        let stored = server.judge(&object).unwrap();
+        filled += u32::from(stored != object);
+        let [written, stored] = [object, stored].map(|object| {
+            let set = read(&object).unwrap();
+            format!("{:?} {:?}", set.policies(), set.revoked())
+        });
+        assert_eq!(written, stored, "{name}");
+    }
+    assert!(filled > 5, "{filled}");
 }
 
 #[test]

@@ -393,10 +393,26 @@ async fn an_endless_line_is_no_event() {
     let server = ApiServer::start();
     let mut node = following(&server).await;
     for _ in 0..5 {
-        server.say(vec![b' '; 1024 * 1024]);
+        server.say_of("imagepolicies", vec![b' '; 1024 * 1024]);
     }
     let why = "sent an event of imagepolicies.portcullis.dev that cannot be read: it has no end";
     assert_eq!(node.failed().await, of(&server, why));
+}
+
+#[tokio::test]
+async fn a_watch_without_an_end_is_cut_and_resumed() {
+    let server = ApiServer::start();
+    let mut node = following(&server).await;
+    let empty = Bytes::from(vec![b'\n'; 1024 * 1024]);
+    for _ in 0..64 {
+        server.say_of("imagepolicies", empty.clone());
+    }
+    server.say_of("imagepolicies", "\n");
+    server.until(|all| all.iter().filter(|one| watches(&one.target)).count() == 3).await;
+    server.until_watched(2).await;
+    server.apply(&policy("q", "registry.example/**"));
+    assert_eq!(names(&node.offer().await).len(), 2);
+    assert_eq!(count(&server, lists), 2);
 }
 
 #[tokio::test]

@@ -205,7 +205,7 @@ async fn what_is_too_large_to_be_a_policy_is_rejected_by_name() {
     server.until_watched(2).await;
     server.apply(&policy("huge", &"x".repeat(1_100_000)));
     let Heard::Rejected(problems) = node.next().await else { panic!() };
-    assert_eq!(problems.to_string(), "ImagePolicy/huge: is larger than 1048576 bytes");
+    assert_eq!(problems.to_string(), "imagepolicies/huge: is larger than 1048576 bytes");
     server.delete("ImagePolicy", "huge");
     assert_eq!(names(&node.offer().await), [""; 0]);
 }

@@ -16,19 +16,22 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_rustls::rustls::ServerConfig;
 
 use super::ca::{Identity, LOOPBACK, TestCa};
 
 #[allow(unused_imports, reason = "no test binary uses all of it")]
 pub(crate) use fault::{Fault, Gate};
+
+/// Longer than any client takes for what a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running API server.
 pub(crate) struct ApiServer {
@@ -54,6 +57,7 @@ pub(crate) struct Request {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Before its body.
     pub(crate) arrived: Instant,
 }
 
@@ -280,13 +284,19 @@ impl ApiServer {
     /// Waits until the requests so far are as wanted.
     pub(crate) async fn until(&self, wanted: impl Fn(&[Request]) -> bool) {
         let mut requests = self.shared.requests.subscribe();
-        requests.wait_for(|requests| wanted(requests)).await.unwrap();
+        let wanted = requests.wait_for(|requests| wanted(requests));
+        if timeout(PATIENCE, wanted).await.is_err() {
+            panic!("these are all requests: {:?}", self.asked());
+        }
     }
 
     /// Waits until so many watches are open.
     pub(crate) async fn until_watched(&self, watches: usize) {
         let mut open = self.shared.watches.subscribe();
-        open.wait_for(|open| *open == watches).await.unwrap();
+        let wanted = open.wait_for(|open| *open == watches);
+        if timeout(PATIENCE, wanted).await.is_err() {
+            panic!("{} watches are open", *self.shared.watches.borrow());
+        }
     }
 
     /// How many watches are open.
