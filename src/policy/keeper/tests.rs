@@ -1,5 +1,7 @@
 //! What comes into force, and what must not: single steps, and any sequence of them.
 
+mod later;
+
 use std::{fs, path::Path};
 
 use proptest::prelude::*;
