@@ -5,13 +5,24 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::{metrics::talk, support::api_server::revocation};
+use crate::{
+    metrics::talk,
+    support::{api_server::revocation, ca::TestCa},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_at_the_api_server_is_enforced() {
-    let (node, server) = (Node::new(), ApiServer::start());
+    let (node, ca) = (Node::new(), TestCa::new());
+    let client = ca.user("system:node:node-1", "system:nodes");
+    let server = ApiServer::builder().client_cert(&ca, &client).start();
+    fs::write(node.file("ca.pem"), ca.pem()).unwrap();
+    fs::write(node.file("node.pem"), format!("{}{}", client.cert_pem, client.key_pem)).unwrap();
     let first = server.apply(&node.lets_in("app"));
-    let gate = node.follows(&server, "").start();
+    let setup = node.follows(&server, "");
+    let (cluster, user) =
+        ("certificate-authority: ca.pem", "client-certificate: node.pem, client-key: node.pem");
+    server.kubeconfig(&node.file("kubeconfig"), cluster, user);
+    let gate = setup.start();
     let record = in_force(&gate, first).await;
     assert_eq!(record["message"], "policy set in force: 1 policy");
     node.starts(&gate, "app").await;
@@ -240,8 +251,12 @@ async fn an_api_server_that_was_restored_from_a_copy_turns_nothing_back() {
     let before = gate.records("policy").len();
     gate.crash_and_restart();
     let record = told(&gate, before, "not loaded").await;
-    let why = format!("revision {old}, which is older than revision {new} that this node had");
-    assert!(record["message"].as_str().unwrap().contains(&why), "{record}");
+    let why = format!(
+        "policies are not loaded, the set in force stays: kubernetes:: the API server is at \
+         resourceVersion {old}, and this node had policies as of {new}: it was restored from a \
+         backup, or answers from the past. "
+    );
+    assert!(record["message"].as_str().unwrap().starts_with(&why), "{record}");
     node.starts(&gate, "other").await;
     node.is_not_covered(&gate, "app").await;
     // It goes on counting from where it was, and is heard again when it is past that.
