@@ -56,6 +56,13 @@ pub(super) struct Setup {
     pub floor: Option<PathBuf>,
 }
 
+impl Setup {
+    /// The source, before a colon.
+    fn name(&self) -> &str {
+        self.source.trim_end_matches(':')
+    }
+}
+
 /// What a directory holds.
 pub(super) type Looked<T> = Result<(T, Texts), Problems>;
 
@@ -157,7 +164,7 @@ impl Keeper {
             // The mark says it, and names exactly this set.
             offer.revision = last.revision;
         }
-        let set = offer.texts.read(&self.setup.source, last.confirmed);
+        let set = offer.texts.read(self.setup.name(), last.confirmed);
         let set = set.map_err(|problems| why(problems.to_string()))?;
         // A crash can have left the same set with a later revision, and that is no harm.
         if set.digest() != last.digest || offer.revision < last.revision {
@@ -172,7 +179,7 @@ impl Keeper {
             self.waiting = None;
         }
         let event = match heard {
-            Heard::Offer(offer) => match offer.texts.read(&self.setup.source, now) {
+            Heard::Offer(offer) => match offer.texts.read(self.setup.name(), now) {
                 Ok(set) => self.offered(offer, set, asked, now),
                 Err(problems) => {
                     self.reject(TroubleKind::Rejected, problems.to_string(), asked, now)
@@ -252,7 +259,7 @@ impl Keeper {
         let step = match step(kind, last.as_ref(), &offered, offer.expires_at, now) {
             Ok(step) => step,
             Err(why) => {
-                let why = format!("{}: {why}", self.setup.source);
+                let why = format!("{}: {why}", self.setup.name());
                 return self.reject(TroubleKind::Rejected, why, asked, now);
             }
         };

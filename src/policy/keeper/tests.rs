@@ -154,7 +154,7 @@ fn each_change_of_the_source_comes_into_force() {
     assert_eq!(node.current.snapshot(at(3)).unwrap().revision(), Some(8));
     assert!(
         node.offer("one", 7, 4)
-            .starts_with("rejected kubernetes:: the API server is at resourceVersion 7")
+            .starts_with("rejected kubernetes: the API server is at resourceVersion 7")
     );
 }
 
@@ -163,7 +163,7 @@ fn what_is_no_set_leaves_the_set_in_force_and_is_told_once() {
     let mut node = Node::new();
     node.offer("one", 1, 1);
     let empty = || Heard::Offer(Offer::of_objects(Texts::default(), 2));
-    assert_eq!(node.hear(empty(), 2), "rejected kubernetes:: holds no policy");
+    assert_eq!(node.hear(empty(), 2), "rejected kubernetes: holds no policy");
     assert_eq!(node.hear(empty(), 3), "");
     // That it still holds the same says nothing for the set in force.
     assert_eq!(node.hear(Heard::Unchanged, 4), "");
@@ -173,7 +173,7 @@ fn what_is_no_set_leaves_the_set_in_force_and_is_told_once() {
     assert_eq!(node.hear(Heard::Failed("away".into()), 5), "unreachable away");
     assert_eq!(node.trouble().unwrap().0, TroubleKind::Rejected);
     assert_eq!(node.hear(Heard::Failed("away".into()), 6), "");
-    assert_eq!(node.hear(Heard::Unchanged, 7), "rejected kubernetes:: holds no policy");
+    assert_eq!(node.hear(Heard::Unchanged, 7), "rejected kubernetes: holds no policy");
     assert_eq!(node.offer("one", 3, 8), "unchanged one");
     assert_eq!((node.trouble(), node.in_force(8)), (None, Ok(digest("one"))));
 }
@@ -229,7 +229,12 @@ fn without_a_readable_mark_no_remote_set_is_believed() {
     node.restart(at(2));
     assert_eq!(node.in_force(2), Err(Code::PolicyUnavailable));
     assert_eq!(node.offer("two", 2, 3), "", "it was told at the start");
-    assert!(node.trouble().unwrap().1.ends_with("Remove it if that is no danger"));
+    assert!(
+        node.trouble()
+            .unwrap()
+            .1
+            .ends_with("Remove it if that is no danger")
+    );
     assert_eq!(node.in_force(3), Err(Code::PolicyUnavailable));
 }
 
