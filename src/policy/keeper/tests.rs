@@ -233,7 +233,7 @@ fn without_a_readable_mark_no_remote_set_is_believed() {
         node.trouble()
             .unwrap()
             .1
-            .ends_with("Remove it if that is no danger")
+            .ends_with("If that is no danger, remove it and start Portcullis anew")
     );
     assert_eq!(node.in_force(3), Err(Code::PolicyUnavailable));
 }

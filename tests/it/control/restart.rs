@@ -300,7 +300,7 @@ async fn spoil_the_mark(good: &mut Good<'_>, offers: impl Fn(&str)) {
             offers(name);
             let said = reload(&good.gate).await;
             assert!(
-                said.contains("Remove it if that is no danger"),
+                said.contains("If that is no danger, remove it and start Portcullis anew"),
                 "{what}: {said}"
             );
             let (code, message) = node.pull(&good.gate, name).await;
