@@ -249,7 +249,7 @@ async fn what_expires_while_it_is_in_force_is_in_force_no_more() {
         if gate.records("policy").iter().any(|record| record["message"] == CHANGED) {
             break at;
         }
-        ahead = ahead * 2;
+        ahead *= 2;
     };
     let until_then = status(&gate)["policies"]["until"].clone();
     assert_eq!(until_then, format!("{at:.0}"));

@@ -5,13 +5,24 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::{metrics::talk, support::api_server::revocation};
+use crate::{
+    metrics::talk,
+    support::{api_server::revocation, ca::TestCa},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_at_the_api_server_is_enforced() {
-    let (node, server) = (Node::new(), ApiServer::start());
+    let (node, ca) = (Node::new(), TestCa::new());
+    let client = ca.user("system:node:node-1", "system:nodes");
+    let server = ApiServer::builder().client_cert(&ca, &client).start();
+    fs::write(node.file("ca.pem"), ca.pem()).unwrap();
+    fs::write(node.file("node.pem"), format!("{}{}", client.cert_pem, client.key_pem)).unwrap();
     let first = server.apply(&node.lets_in("app"));
-    let gate = node.follows(&server, "").start();
+    let setup = node.follows(&server, "");
+    let (cluster, user) =
+        ("certificate-authority: ca.pem", "client-certificate: node.pem, client-key: node.pem");
+    server.kubeconfig(&node.file("kubeconfig"), cluster, user);
+    let gate = setup.start();
     let record = in_force(&gate, first).await;
     assert_eq!(record["message"], "policy set in force: 1 policy");
     node.starts(&gate, "app").await;

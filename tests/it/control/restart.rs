@@ -194,36 +194,34 @@ impl Good<'_> {
 }
 
 /// What is done to the mark, and what is said of it.
-fn marks() -> [(&'static str, fn(&Path), &'static str); 4] {
-    [
-        ("edited", |mark| fs::write(mark, "{\"version\":1").unwrap(), "and cannot be read"),
-        (
-            "half",
-            |mark| {
-                let text = fs::read_to_string(mark).unwrap();
-                fs::write(mark, &text[..text.len() / 2]).unwrap();
-            },
-            "cannot be read: ",
-        ),
-        (
-            "a link",
-            |mark| {
-                let target = mark.with_file_name("elsewhere");
-                fs::rename(mark, &target).unwrap();
-                symlink(target, mark).unwrap();
-            },
-            "cannot be read: Too many levels of symbolic links",
-        ),
-        (
-            "a directory",
-            |mark| {
-                fs::remove_file(mark).unwrap();
-                fs::create_dir(mark).unwrap();
-            },
-            "is no regular file",
-        ),
-    ]
-}
+const MARKS: [(&str, fn(&Path), &str); 4] = [
+    ("edited", |mark| fs::write(mark, "{\"version\":1").unwrap(), "and cannot be read"),
+    (
+        "half",
+        |mark| {
+            let text = fs::read_to_string(mark).unwrap();
+            fs::write(mark, &text[..text.len() / 2]).unwrap();
+        },
+        "cannot be read: ",
+    ),
+    (
+        "a link",
+        |mark| {
+            let target = mark.with_file_name("elsewhere");
+            fs::rename(mark, &target).unwrap();
+            symlink(target, mark).unwrap();
+        },
+        "cannot be read: Too many levels of symbolic links",
+    ),
+    (
+        "a directory",
+        |mark| {
+            fs::remove_file(mark).unwrap();
+            fs::create_dir(mark).unwrap();
+        },
+        "is no regular file",
+    ),
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_done_to_a_kept_bundle_no_other_one_comes_into_force() {
@@ -283,7 +281,7 @@ async fn whatever_is_done_to_a_kept_set_of_the_api_server_no_other_one_comes_int
 /// A mark of no use: not even the source is believed, since it could be an older one.
 async fn spoil_the_mark(good: &mut Good<'_>, offers: impl Fn(&str)) {
     let node = good.node;
-    for (what, deed, why) in marks() {
+    for (what, deed, why) in MARKS {
         good.gate.crash();
         let mark = mark(&good.gate);
         if mark.is_dir() {
@@ -301,7 +299,10 @@ async fn spoil_the_mark(good: &mut Good<'_>, offers: impl Fn(&str)) {
         for name in ["app", "other"] {
             offers(name);
             let said = reload(&good.gate).await;
-            assert!(said.contains("Remove it if that is no danger"), "{what}: {said}");
+            assert!(
+                said.contains("If that is no danger, remove it and start Portcullis anew"),
+                "{what}: {said}"
+            );
             let (code, message) = node.pull(&good.gate, name).await;
             assert!(code == 2 && message.contains(NONE), "{what}: {message}");
         }
