@@ -98,7 +98,7 @@ pub(crate) async fn once(config: &Config, now: Timestamp) -> Result<PolicySet, S
     };
     match offer.expires_at.filter(|at| *at <= now) {
         Some(at) => Err(format!("{name}: the bundle expired at {at:.0}")),
-        None => offer.read(&name, now).map_err(sentence),
+        None => offer.read(name.trim_end_matches(':'), now).map_err(sentence),
     }
 }
 
