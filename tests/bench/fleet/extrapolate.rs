@@ -35,7 +35,7 @@ pub(crate) fn print(alone: &Figures, one: &Figures) {
          requests in queues by priority (APF) and answers 429 with Retry-After where they are \
          full; clients wait that long and a part by chance. It speaks HTTP/2, which this client \
          does not ask for: a node holds two connections for its watches, and a third while it \
-         writes, where kubelet has one."
+         writes, where one of HTTP/2 would do."
     );
 }
 
@@ -43,7 +43,7 @@ fn start(one: &Figures, times: &Times) {
     let requests = each(one.start.requests as u64, one);
     let sent = each(one.start.sent, one);
     line(&format!(
-        "All start within the same minute: {requests:.2} requests a node x 10,000 = {:.0}, of \
+        "All start within one minute: {requests:.2} requests a node x 10,000 = {:.0}, of \
          which 20,000 lists; {:.0} kB a node x 10,000 = {:.1} GB, or {:.0} MB/s over that \
          minute. Patches are spread over {} s.",
         requests * NODES,
@@ -95,8 +95,8 @@ fn change(alone: &Figures, one: &Figures, times: &Times) {
     line(&format!(
         "Until it is in force: a node alone takes {:.0} ms (p50; {} ms of it is the quiet that \
          must follow a change), and shares its CPU with no other node. To tell all of them costs \
-         the stand-in {:.2} ms a node, and so on one core {:.1} s for the last of 10,000: {:.0} + \
-         10,000 x {:.2} = {:.0} ms. What the fleet shows beyond is the CPU of this machine: \
+         the stand-in {:.3} ms a node, and so on one core {:.1} s for the last of 10,000: {:.0} + \
+         10,000 x {:.3} = {:.0} ms. What the fleet shows beyond is the CPU of this machine: \
          {:.1} ms a node x {} nodes / 2 cores = {:.1} s.",
         alone.changed.p50,
         times.settle.as_millis(),

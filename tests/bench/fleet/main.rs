@@ -26,7 +26,7 @@ use std::{
 use table::progress;
 
 /// How many nodes there are, where no arguments say it.
-const SIZES: [usize; 3] = [200, 400, 800];
+const SIZES: [usize; 2] = [200, 800];
 
 fn main() {
     // What `cargo test --benches` passes: nothing is measured then.

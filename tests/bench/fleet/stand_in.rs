@@ -99,22 +99,27 @@ pub(crate) fn run(directory: &Path, nodes: usize) {
                 mark = format!(" revision {version} ");
                 json!(version)
             }
-            ("bookmark", _) => done(server.bookmark()),
-            ("end", _) => done(server.end_watches()),
-            ("break", _) => done(server.break_watches("")),
-            ("down", _) => {
-                server.fault(usize::MAX, |_| true, Fault::Close);
-                done(server.break_watches(""))
+            (order, _) => {
+                obey(&server, order);
+                json!("done")
             }
-            ("up", _) => done(server.heal()),
-            (other, _) => panic!("{other} is no order"),
         };
         writeln!(output, "{answer}").unwrap();
     }
 }
 
-fn done((): ()) -> serde_json::Value {
-    json!("done")
+fn obey(server: &ApiServer, order: &str) {
+    match order {
+        "bookmark" => server.bookmark(),
+        "end" => server.end_watches(),
+        "break" => server.break_watches(""),
+        "down" => {
+            server.fault(usize::MAX, |_| true, Fault::Close);
+            server.break_watches("");
+        }
+        "up" => server.heal(),
+        other => panic!("{other} is no order"),
+    }
 }
 
 /// `mark` stands in the patches that are reports.

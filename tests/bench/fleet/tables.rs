@@ -23,7 +23,11 @@ pub(crate) fn print(alone: &Figures, fleets: &[Figures]) {
         about("policy"),
         about("node"),
     );
-    println!("All start at once, and each has its condition written within 10 s:\n");
+    println!(
+        "All start at once: two lists, two watches, two patches of which the first only reads. \
+         More than these are of nodes whose condition was due, by chance, before this machine \
+         had come to their set:\n"
+    );
     head(&[
         "nodes",
         "requests",
