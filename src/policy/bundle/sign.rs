@@ -261,7 +261,7 @@ pub enum SigningKeyError {
     /// A key that its library does not take.
     #[error(
         "the key's value is not one that a private key of its kind can have; RSA has 2048 to 8192 \
-             bits"
+         bits"
     )]
     Rejected,
     /// A key whose public half nobody would pin.
