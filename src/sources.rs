@@ -140,7 +140,7 @@ fn place(config: &Config) -> Result<Place, String> {
 }
 
 /// The pinned keys: at least one.
-fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
+pub(crate) fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
     let read = |path: &Path| {
         let wrong = |why: String| format!("policy.keys: {} {why}", shown(path));
         let pem = read_text(path, MAX_KEY).map_err(wrong)?;
@@ -148,8 +148,10 @@ fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
     };
     let keys =
         config.policy.bundle.keys.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-    match keys.is_empty() {
-        true => Err("policy.keys names no public key that must have signed the bundle".into()),
-        false => Ok(keys),
+    if keys.is_empty() {
+        return Err("policy.keys names no public key that must have signed the bundle; --config \
+                    names a configuration with such a source and its keys"
+            .into());
     }
+    Ok(keys)
 }
