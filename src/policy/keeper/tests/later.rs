@@ -82,3 +82,35 @@ fn with_a_floor_what_is_told_is_the_set_of_both() {
     let unchanged = node.keeper.hear(Heard::Unchanged, true, at(1003));
     assert_eq!(told(unchanged), "unchanged floor/pause one");
 }
+
+/// A bundle is whatever says `signed`, in these tests.
+fn opened(bytes: &[u8]) -> Result<Offer, String> {
+    let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix("signed "));
+    let (revision, name) = text.and_then(|text| text.split_once(' ')).ok_or("not signed")?;
+    Ok(offer(name, revision.parse().unwrap()))
+}
+
+#[test]
+fn without_the_mark_a_kept_bundle_tells_how_far_this_node_was() {
+    let node = Node::new();
+    let sets = node.state().join("policy");
+    fs::create_dir_all(&sets).unwrap();
+    let start = |kind| {
+        let setup = Setup { kind, source: "B".into(), max_age: None, floor: None };
+        let kept = Kept::open(&node.state(), &node.place.path().join("log/audit.jsonl"));
+        let standing = watch::channel(Standing::default()).0;
+        let mut keeper = Keeper::new(setup, kept, Current::default(), standing);
+        assert!(keeper.recall(opened, at(1)).is_none());
+        let last = keeper.kept.last(kind).unwrap().cloned();
+        (last.and_then(|last| last.revision), keeper.current.snapshot(at(1)).is_err())
+    };
+    assert_eq!(start(Kind::Bundle), (None, true));
+    for (name, text) in [("one", "signed 6 one"), ("two", "signed 7 two"), ("three", "9 three")] {
+        let name = format!("{}.json", Digest::of(name.as_bytes()).hex());
+        fs::write(sets.join(name), text).unwrap();
+    }
+    // Nothing says that it was the newest, so that it does not come into force.
+    assert_eq!(start(Kind::Bundle), (Some(7), true));
+    // What nobody signs may have been written by anybody.
+    assert_eq!(start(Kind::Kubernetes), (None, true));
+}
