@@ -367,6 +367,10 @@ impl Keeper {
                 Ok(())
             }
             Err(why) => {
+                // A directory is in force all the same, and must not come back as it was before.
+                if matches!(kind, Kind::Directory | Kind::Floor) {
+                    self.kept.forget(kind);
+                }
                 self.warn(&why);
                 Err(why)
             }

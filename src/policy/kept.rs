@@ -165,6 +165,13 @@ impl Kept {
         Ok(kept.err())
     }
 
+    /// Removes the bytes of the set that the mark names, so that no start recalls it.
+    pub(super) fn forget(&self, kind: Kind) {
+        if let (Ok(Some(last)), Ok(())) = (self.last(kind), self.must_be_ours()) {
+            let _ = fs::remove_file(self.path(last.digest));
+        }
+    }
+
     /// Writes the mark alone.
     ///
     /// # Errors

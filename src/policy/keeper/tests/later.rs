@@ -114,3 +114,41 @@ fn without_the_mark_a_kept_bundle_tells_how_far_this_node_was() {
     // What nobody signs may have been written by anybody.
     assert_eq!(start(Kind::Kubernetes), (None, true));
 }
+
+#[test]
+fn a_directory_whose_change_could_not_be_marked_does_not_come_back_as_it_was_before() {
+    let node = Node::new();
+    let (policies, floor) = (node.place.path().join("policies"), node.place.path().join("floor"));
+    fs::create_dir(&policies).unwrap();
+    let start = || {
+        let setup = Setup {
+            kind: Kind::Directory,
+            source: "D".into(),
+            max_age: None,
+            floor: Some(floor.clone()),
+        };
+        let kept = Kept::open(&node.state(), &node.place.path().join("log/audit.jsonl"));
+        Keeper::new(setup, kept, Current::default(), watch::channel(Standing::default()).0)
+    };
+    let change = |keeper: &mut Keeper, name: &str| {
+        fs::write(policies.join("p.yaml"), policy(name, "**")).unwrap();
+        fs::write(floor.join("f.yaml"), policy(name, "**")).unwrap();
+        keeper.look_at_floor(Floor::read(&floor, at(1)), at(1));
+        keeper.look(source::read(&policies, at(1)), false, at(1));
+        let set = keeper.current.snapshot(at(1)).unwrap();
+        assert_eq!(set.policies()[1].name, name);
+    };
+    let recalled = |keeper: &mut Keeper| {
+        let floor = keeper.recall_floor(at(2)).is_some();
+        (floor, matches!(keeper.recall(Offer::of_kept_files, at(2)), Some(Event::Recalled(_))))
+    };
+    let mut keeper = start();
+    change(&mut keeper, "one");
+    assert_eq!(recalled(&mut start()), (true, true));
+    let writable = unwritable(&node);
+    change(&mut keeper, "two");
+    writable();
+    assert_eq!(recalled(&mut start()), (false, false));
+    change(&mut keeper, "three");
+    assert_eq!(recalled(&mut start()), (true, true));
+}
