@@ -138,9 +138,12 @@ impl Keeper {
     /// Puts in force what was kept of the source; `open` reads it.
     pub(super) fn recall(
         &mut self,
-        open: impl FnOnce(&[u8]) -> Result<Offer, String>,
+        open: impl Fn(&[u8]) -> Result<Offer, String>,
         now: Timestamp,
     ) -> Option<Event> {
+        if self.setup.kind == Kind::Bundle && self.kept.last(Kind::Bundle) == Ok(None) {
+            self.assume(&open, now);
+        }
         let event = match self.recalled(open) {
             Ok(None) => return None,
             Ok(Some((set, expires_at, confirmed))) => {
@@ -155,9 +158,28 @@ impl Keeper {
         event
     }
 
+    /// Without the mark, what is kept tells that nothing older may come into force: whoever wiped
+    /// the logs has not turned this node back. Nothing tells that it was the newest itself.
+    fn assume(&mut self, open: impl Fn(&[u8]) -> Result<Offer, String>, now: Timestamp) {
+        let last = |bytes: Vec<u8>| {
+            let offer = open(&bytes).ok()?;
+            let digest = offer.read("", now).ok()?.digest();
+            Some(Last { source: String::new(), revision: offer.revision, digest, confirmed: now })
+        };
+        let found = self.kept.all().filter_map(last).max_by_key(|last| last.revision);
+        if let Some(last) = found {
+            tracing::warn!(
+                revision = last.revision,
+                "there is no mark beside the audit log of the policies that this node had last; \
+                 none are accepted that are older than what is kept here"
+            );
+            self.kept.assume(Kind::Bundle, last);
+        }
+    }
+
     fn recalled(
         &self,
-        open: impl FnOnce(&[u8]) -> Result<Offer, String>,
+        open: impl Fn(&[u8]) -> Result<Offer, String>,
     ) -> Result<Option<(PolicySet, Option<Timestamp>, Timestamp)>, String> {
         let last = self.kept.last(self.setup.kind)?;
         let Some(last) = last.filter(|last| last.source == self.setup.source) else {
@@ -369,6 +391,10 @@ impl Keeper {
                 Ok(())
             }
             Err(why) => {
+                // A directory is in force all the same, and must not come back as it was before.
+                if matches!(kind, Kind::Directory | Kind::Floor) {
+                    self.kept.forget(kind);
+                }
                 self.warn(&why);
                 Err(why)
             }

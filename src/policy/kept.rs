@@ -30,6 +30,8 @@ const MAX_MARK: usize = 64 * 1024;
 const MAX_KEPT: usize = 64 * 1024 * 1024;
 /// Most files that are looked at when old sets are removed.
 const MAX_OLD: usize = 1024;
+/// Most kept sets that are read where the mark is gone: one of each kind, and one half removed.
+const MAX_FOUND: usize = 8;
 
 /// The directory of kept sets, in the state directory.
 const DIRECTORY: &str = "policy";
@@ -120,6 +122,21 @@ impl Kept {
         bytes.map_err(|why| format!("{} {why}", shown(&path)))
     }
 
+    /// The bytes of all sets that there are, up to [`MAX_FOUND`]. Nothing says what they are.
+    pub(super) fn all(&self) -> impl Iterator<Item = Vec<u8>> {
+        let entries = self.must_be_ours().and_then(|()| fs::read_dir(&self.directory));
+        let entries = entries.into_iter().flatten().flatten();
+        let sets = entries.filter(|entry| is_ours(&entry.file_name())).take(MAX_FOUND);
+        sets.filter_map(|entry| read(&entry.path(), MAX_KEPT).ok())
+    }
+
+    /// Takes this for the newest of its kind that was accepted, where no mark says any.
+    pub(super) fn assume(&mut self, kind: Kind, last: Last) {
+        if let Ok(accepted) = &mut self.accepted {
+            accepted.entry(kind).or_insert(last);
+        }
+    }
+
     /// Whether there is a file for this set. Nothing says yet that it is this set.
     pub(super) fn has(&self, digest: Digest) -> bool {
         let found = self.must_be_ours().and_then(|()| fs::symlink_metadata(self.path(digest)));
@@ -146,6 +163,13 @@ impl Kept {
             self.remove_old();
         }
         Ok(kept.err())
+    }
+
+    /// Removes the bytes of the set that the mark names, so that no start recalls it.
+    pub(super) fn forget(&self, kind: Kind) {
+        if let (Ok(Some(last)), Ok(())) = (self.last(kind), self.must_be_ours()) {
+            let _ = fs::remove_file(self.path(last.digest));
+        }
     }
 
     /// Writes the mark alone.

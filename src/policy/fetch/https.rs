@@ -58,7 +58,7 @@ impl Https {
             }
         };
         let digest = Digest::of(&body);
-        if let Some(last) = self.last.as_mut().filter(|last| last.digest == digest) {
+        if let Some(last) = self.last.as_mut().filter(|last| !anew && last.digest == digest) {
             (last.etag, last.not_modified) = (etag, 0);
             return Found::Same(last.outcome.clone());
         }

@@ -122,6 +122,9 @@ async fn a_server_whose_etag_stands_still_hides_no_change_for_ever() {
         (told(&answer.heard, &server.registry), server.asked_with()),
         ("offers 3".into(), None)
     );
+    // Who asks is told what is there, be it the same: it may not have come into force before.
+    let answer = fetcher.ask(true).await;
+    assert_eq!(told(&answer.heard, &server.registry), "offers 3");
 }
 
 #[tokio::test]

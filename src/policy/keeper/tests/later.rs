@@ -82,3 +82,73 @@ fn with_a_floor_what_is_told_is_the_set_of_both() {
     let unchanged = node.keeper.hear(Heard::Unchanged, true, at(1003));
     assert_eq!(told(unchanged), "unchanged floor/pause one");
 }
+
+/// A bundle is whatever says `signed`, in these tests.
+fn opened(bytes: &[u8]) -> Result<Offer, String> {
+    let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix("signed "));
+    let (revision, name) = text.and_then(|text| text.split_once(' ')).ok_or("not signed")?;
+    Ok(offer(name, revision.parse().unwrap()))
+}
+
+#[test]
+fn without_the_mark_a_kept_bundle_tells_how_far_this_node_was() {
+    let node = Node::new();
+    let sets = node.state().join("policy");
+    fs::create_dir_all(&sets).unwrap();
+    let start = |kind| {
+        let setup = Setup { kind, source: "B".into(), max_age: None, floor: None };
+        let kept = Kept::open(&node.state(), &node.place.path().join("log/audit.jsonl"));
+        let standing = watch::channel(Standing::default()).0;
+        let mut keeper = Keeper::new(setup, kept, Current::default(), standing);
+        assert!(keeper.recall(opened, at(1)).is_none());
+        let last = keeper.kept.last(kind).unwrap().cloned();
+        (last.and_then(|last| last.revision), keeper.current.snapshot(at(1)).is_err())
+    };
+    assert_eq!(start(Kind::Bundle), (None, true));
+    for (name, text) in [("one", "signed 6 one"), ("two", "signed 7 two"), ("three", "9 three")] {
+        let name = format!("{}.json", Digest::of(name.as_bytes()).hex());
+        fs::write(sets.join(name), text).unwrap();
+    }
+    // Nothing says that it was the newest, so that it does not come into force.
+    assert_eq!(start(Kind::Bundle), (Some(7), true));
+    // What nobody signs may have been written by anybody.
+    assert_eq!(start(Kind::Kubernetes), (None, true));
+}
+
+#[test]
+fn a_directory_whose_change_could_not_be_marked_does_not_come_back_as_it_was_before() {
+    let node = Node::new();
+    let (policies, floor) = (node.place.path().join("policies"), node.place.path().join("floor"));
+    fs::create_dir(&policies).unwrap();
+    let start = || {
+        let setup = Setup {
+            kind: Kind::Directory,
+            source: "D".into(),
+            max_age: None,
+            floor: Some(floor.clone()),
+        };
+        let kept = Kept::open(&node.state(), &node.place.path().join("log/audit.jsonl"));
+        Keeper::new(setup, kept, Current::default(), watch::channel(Standing::default()).0)
+    };
+    let change = |keeper: &mut Keeper, name: &str| {
+        fs::write(policies.join("p.yaml"), policy(name, "**")).unwrap();
+        fs::write(floor.join("f.yaml"), policy(name, "**")).unwrap();
+        keeper.look_at_floor(Floor::read(&floor, at(1)), at(1));
+        keeper.look(source::read(&policies, at(1)), false, at(1));
+        let set = keeper.current.snapshot(at(1)).unwrap();
+        assert_eq!(set.policies()[1].name, name);
+    };
+    let recalled = |keeper: &mut Keeper| {
+        let floor = keeper.recall_floor(at(2)).is_some();
+        (floor, matches!(keeper.recall(Offer::of_kept_files, at(2)), Some(Event::Recalled(_))))
+    };
+    let mut keeper = start();
+    change(&mut keeper, "one");
+    assert_eq!(recalled(&mut start()), (true, true));
+    let writable = unwritable(&node);
+    change(&mut keeper, "two");
+    writable();
+    assert_eq!(recalled(&mut start()), (false, false));
+    change(&mut keeper, "three");
+    assert_eq!(recalled(&mut start()), (true, true));
+}
