@@ -3,7 +3,9 @@
 //! Nothing here waits: what is heard comes with the moment at which it was heard. In force is the
 //! newest set that was ever accepted, or nothing.
 
+mod end;
 mod floor;
+mod tell;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -21,9 +23,11 @@ use super::{
     floor::Floor,
     kept::{Kept, Kind, Last},
     source::shown,
-    standing::{InForce, Standing, Trouble, TroubleKind},
-    succession::{Step, step},
+    standing::{Standing, Trouble, TroubleKind},
+    succession::{NoStep, Step, step},
 };
+
+use tell::{first_line, note};
 
 /// What became of what was heard.
 #[derive(Clone, Debug)]
@@ -83,7 +87,8 @@ pub(super) struct Keeper {
     unreachable: Option<Trouble>,
     /// Why what the floor's directory holds is not in force.
     floor_rejected: Option<Trouble>,
-    /// An offer that could not be kept, for the next try.
+    /// An offer that could not be kept, or was expired by a clock that may be wrong: for the next
+    /// try.
     waiting: Option<Offer>,
     /// That the time of the set is over was told.
     expired: Option<Trouble>,
@@ -175,9 +180,15 @@ impl Keeper {
 
     /// Takes in what the source says. `asked`: somebody waits for an answer.
     pub(super) fn hear(&mut self, heard: Heard, asked: bool, now: Timestamp) -> Option<Event> {
-        if !matches!(heard, Heard::Failed(_)) {
-            self.waiting = None;
-        }
+        let heard = match (heard, self.waiting.take()) {
+            // It still holds what could not come into force, which may be otherwise by now.
+            (Heard::Unchanged, Some(offer)) => Heard::Offer(offer),
+            (failed @ Heard::Failed(_), waiting) => {
+                self.waiting = waiting;
+                failed
+            }
+            (heard, _) => heard,
+        };
         let event = match heard {
             Heard::Offer(offer) => match offer.texts.read(self.setup.name(), now) {
                 Ok(set) => self.offered(offer, set, asked, now),
@@ -214,25 +225,6 @@ impl Keeper {
         event
     }
 
-    /// Tries anew what could not be kept, and tells that the time of the set in force is over.
-    pub(super) fn tick(&mut self, now: Timestamp) -> Option<Event> {
-        if let Some(offer) = self.waiting.take() {
-            return self.hear(Heard::Offer(offer), false, now);
-        }
-        let (until, refusal) = self.end()?;
-        if now < until || !note(&mut self.expired, TroubleKind::Expired, &refusal.message, now) {
-            return None;
-        }
-        self.compose(true);
-        self.publish();
-        Some(Event::Expired(refusal.message))
-    }
-
-    /// When there is something to do without anything being heard.
-    pub(super) fn next(&self) -> Option<Timestamp> {
-        self.end().map(|(until, _)| until).filter(|_| self.expired.is_none())
-    }
-
     fn offered(
         &mut self,
         offer: Offer,
@@ -258,15 +250,19 @@ impl Keeper {
         };
         let step = match step(kind, last.as_ref(), &offered, offer.expires_at, now) {
             Ok(step) => step,
-            Err(why) => {
-                let why = format!("{}: {why}", self.setup.name());
+            Err(no) => {
+                let why = format!("{}: {no}", self.setup.name());
+                self.waiting = matches!(no, NoStep::Expired(_)).then_some(offer);
                 return self.reject(TroubleKind::Rejected, why, asked, now);
             }
         };
         let same = |source: &Source| source.set.digest() == digest;
         let in_force = self.source.as_ref().is_some_and(same);
-        let renewed = last
-            .is_none_or(|last| last.revision != offered.revision || last.source != offered.source);
+        let longer = |source: &Source| in_force && source.expires_at != offer.expires_at;
+        let renewed = self.source.as_ref().is_some_and(longer)
+            || last.is_none_or(|last| {
+                last.revision != offered.revision || last.source != offered.source
+            });
         if (step == Step::Next || renewed || !self.kept.has(digest))
             && let Err(why) = self.keep(kind, offered, &offer)
             && kind != Kind::Directory
@@ -387,36 +383,6 @@ impl Keeper {
         }
     }
 
-    /// When the time of the source's set is over, and what is said from then on.
-    fn end(&self) -> Option<(Timestamp, Refusal)> {
-        let source = self.source.as_ref()?;
-        let name = &self.setup.source;
-        let expired = |message: String| Refusal::new(Code::PolicyExpired, message);
-        let by_itself = source.expires_at.map(|at| {
-            let message = format!(
-                "the policies of this node expired at {at:.0}; {name} must offer newer ones"
-            );
-            (at, expired(message))
-        });
-        let by_silence = self.setup.max_age.map(|max_age| {
-            // Beyond the end of time is never.
-            let at = source.confirmed.checked_add(max_age).unwrap_or(Timestamp::MAX);
-            let message = format!(
-                "{name} was not heard of for longer than policy.max_age, which is {max_age:#}; \
-                 until it is, the policies of this node are not in force"
-            );
-            (at, expired(message))
-        });
-        by_itself.into_iter().chain(by_silence).min_by_key(|(at, _)| *at)
-    }
-
-    /// Forgets that the time was over, if it is not any more.
-    fn settle(&mut self, now: Timestamp) {
-        if self.end().is_none_or(|(until, _)| now < until) {
-            self.expired = None;
-        }
-    }
-
     /// Puts in force what follows from all of it. `told`: that is another set than before.
     fn compose(&self, told: bool) {
         let (now, later) = match (&self.source, &self.floor) {
@@ -448,55 +414,6 @@ impl Keeper {
         };
         self.current.put(now, later, told);
     }
-
-    /// Why there is no set of the source.
-    fn why(&self) -> String {
-        let trouble = self.rejected.as_ref().or(self.unreachable.as_ref());
-        let Some(trouble) = trouble else {
-            return format!("{} was not heard of yet", self.setup.source);
-        };
-        let why = first_line(&trouble.message);
-        match self.setup.kind {
-            Kind::Directory => format!(
-                "{why}; \"portcullis check\" shows everything that is wrong with the policies"
-            ),
-            _ => why,
-        }
-    }
-
-    fn publish(&self) {
-        let until = self.end().map(|(until, _)| until);
-        let in_force = self.source.as_ref().map(|source| InForce {
-            digest: source.set.digest(),
-            revision: source.set.revision(),
-            policies: source.set.policies().len(),
-            since: source.since,
-            until,
-        });
-        let troubles = [&self.expired, &self.rejected, &self.floor_rejected, &self.unreachable];
-        let trouble = troubles.into_iter().flatten().next().cloned();
-        let confirmed = self.source.as_ref().map(|source| source.confirmed);
-        let standing = Standing { in_force, trouble, confirmed };
-        self.standing.send_if_modified(|before| {
-            let changed = *before != standing;
-            *before = standing;
-            changed
-        });
-    }
-}
-
-/// Notes a trouble, and returns whether it is another one than before.
-fn note(slot: &mut Option<Trouble>, kind: TroubleKind, message: &str, now: Timestamp) -> bool {
-    let same = |trouble: &Trouble| trouble.kind == kind && trouble.message == message;
-    if slot.as_ref().is_some_and(same) {
-        return false;
-    }
-    *slot = Some(Trouble { kind, message: message.to_owned(), since: now });
-    true
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
     os::unix::{
@@ -96,7 +97,7 @@ impl Kept {
         let accepted = read_mark(&mark).map_err(|why| {
             format!(
                 "{} says which policies this node had last, and {why}; without it older ones could \
-                 come back. If that is no danger, remove it and start Portcullis anew",
+                 come back. Remove it if that is no danger, and start Portcullis anew",
                 shown(&mark)
             )
         });
@@ -115,12 +116,14 @@ impl Kept {
     /// The bytes that were kept for this set. Nothing says yet that they are this set.
     pub(super) fn bytes(&self, last: &Last) -> Result<Vec<u8>, String> {
         let path = self.path(last.digest);
-        read(&path, MAX_KEPT).map_err(|why| format!("{} {why}", shown(&path)))
+        let bytes = self.must_be_ours().map_err(Unread::from).and_then(|()| read(&path, MAX_KEPT));
+        bytes.map_err(|why| format!("{} {why}", shown(&path)))
     }
 
     /// Whether there is a file for this set. Nothing says yet that it is this set.
     pub(super) fn has(&self, digest: Digest) -> bool {
-        fs::symlink_metadata(self.path(digest)).is_ok_and(|found| found.is_file())
+        let found = self.must_be_ours().and_then(|()| fs::symlink_metadata(self.path(digest)));
+        found.is_ok_and(|found| found.is_file())
     }
 
     /// Accepts a set: its bytes, then the mark, each durable before the next. What the state
@@ -168,24 +171,39 @@ impl Kept {
             return Err(io::Error::new(ErrorKind::FileTooLarge, "it is too large to be kept"));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        if !fs::symlink_metadata(&self.directory)?.is_dir() {
-            return Err(io::Error::new(ErrorKind::NotADirectory, "it is no directory"));
-        }
+        self.must_be_ours()?;
         write(path, bytes)
     }
 
-    /// Removes the sets that no mark names. What cannot be removed stays, and does no harm.
+    /// Whoever may write the state directory may put a link in the place of ours.
+    fn must_be_ours(&self) -> io::Result<()> {
+        match fs::symlink_metadata(&self.directory)?.is_dir() {
+            true => Ok(()),
+            false => Err(io::Error::new(ErrorKind::NotADirectory, "it is no directory")),
+        }
+    }
+
+    /// Removes the sets that no mark names. What cannot be removed stays, and does no harm; nor is
+    /// anything removed that is not named as a set, wherever this leads in the last moment.
     fn remove_old(&self) {
-        let (Ok(accepted), Ok(entries)) = (&self.accepted, fs::read_dir(&self.directory)) else {
+        let entries = self.must_be_ours().and_then(|()| fs::read_dir(&self.directory));
+        let (Ok(accepted), Ok(entries)) = (&self.accepted, entries) else {
             return;
         };
         let names: Vec<_> = accepted.values().map(|last| self.path(last.digest)).collect();
         for entry in entries.take(MAX_OLD).flatten() {
-            if !names.contains(&entry.path()) {
+            if is_ours(&entry.file_name()) && !names.contains(&entry.path()) {
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
+}
+
+/// Whether a set, finished or not, could have this name.
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.to_str().and_then(|name| name.strip_suffix(".json"));
+    let hex = name.map(|name| name.strip_prefix(UNFINISHED).unwrap_or(name));
+    hex.is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok())
 }
 
 fn read_mark(path: &Path) -> Result<BTreeMap<Kind, Last>, String> {
@@ -256,8 +274,8 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Unread> {
 /// Writes a file as a whole, and returns when it is durable. A crash leaves the old or the new one.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut name = std::ffi::OsString::from(UNFINISHED);
-    name.push(std::ffi::OsStr::from_bytes(path.file_name().unwrap_or_default().as_bytes()));
+    let mut name = OsString::from(UNFINISHED);
+    name.push(OsStr::from_bytes(path.file_name().unwrap_or_default().as_bytes()));
     let unfinished = directory.join(name);
     // Of a process that was killed: the lock on the audit log keeps others away.
     let _ = fs::remove_file(&unfinished);
@@ -383,6 +401,33 @@ mod tests {
         fs::remove_file(scene.mark()).unwrap();
         fs::write(scene.mark(), good.replace("{\"source\"", "{\"more\":1,\"source\"")).unwrap();
         assert_eq!(scene.open().last(Kind::Bundle), Ok(Some(&last("one", 1))));
+    }
+
+    #[test]
+    fn what_is_removed_is_a_set_in_our_own_directory() {
+        let scene = Scene::new();
+        let mut kept = scene.open();
+        kept.keep(Kind::Bundle, last("one", 1), b"one").unwrap();
+        let (sets, other) = (scene.path("state/policy"), scene.path("other"));
+        fs::create_dir(&other).unwrap();
+        let set = format!("{}.json", Digest::of(b"x").hex());
+        let unfinished = format!(".new-{set}");
+        for name in [&*set, &unfinished, "audit.jsonl"] {
+            fs::write(other.join(name), name).unwrap();
+            fs::write(sets.join(name), name).unwrap();
+        }
+        fs::write(sets.join(".new-audit"), "").unwrap();
+        kept.remove_old();
+        assert!(sets.join("audit.jsonl").exists() && sets.join(".new-audit").exists());
+        assert!(!sets.join(&set).exists() && !sets.join(&unfinished).exists());
+        // Whoever may write the state directory leads to files that are not ours.
+        fs::remove_dir_all(&sets).unwrap();
+        symlink(&other, &sets).unwrap();
+        kept.remove_old();
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 3);
+        assert!(!kept.has(Digest::of(b"x")));
+        fs::write(kept.path(Digest::of(b"one")), b"one").unwrap();
+        assert!(kept.bytes(&last("one", 1)).is_err());
     }
 
     #[test]
