@@ -193,8 +193,11 @@ impl Good<'_> {
     }
 }
 
+/// Something that somebody does to the mark.
+type Harm = fn(mark: &Path);
+
 /// What is done to the mark, and what is said of it.
-const MARKS: [(&str, fn(&Path), &str); 4] = [
+const MARKS: [(&str, Harm, &str); 4] = [
     ("edited", |mark| fs::write(mark, "{\"version\":1").unwrap(), "and cannot be read"),
     (
         "half",
