@@ -99,7 +99,7 @@ impl Kept {
         let accepted = read_mark(&mark).map_err(|why| {
             format!(
                 "{} says which policies this node had last, and {why}; without it older ones could \
-                 come back. If that is no danger, remove it and start Portcullis anew",
+                 come back. Remove it if that is no danger, and start Portcullis anew",
                 shown(&mark)
             )
         });
