@@ -25,7 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// As in production, but for waits that a test would have to sit through.
 fn times() -> Times {
     let again = Pace { base: Duration::from_millis(2), cap: Duration::from_millis(50) };
-    Times { again, unchanged: Duration::ZERO, spread: Duration::ZERO, ..Times::default() }
+    // Long enough for a test to see that no watch is open.
+    let spread = Duration::from_millis(50);
+    Times { again, unchanged: Duration::ZERO, spread, ..Times::default() }
 }
 
 /// A node that follows an API server.
