@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::support::api_server::{Fault, policy, revocation};
+use crate::support::api_server::{Fault, Request, policy, revocation};
 
 const POLICIES: &str = "/apis/portcullis.dev/v1alpha1/imagepolicies";
 
