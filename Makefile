@@ -49,7 +49,7 @@ faults: parts build ## faults, and ten thousand connections; panics shown are pr
 	RUST_BACKTRACE=0 $(CARGO) test --locked --test it faults:: -- --include-ignored --nocapture
 	RUST_BACKTRACE=0 $(CARGO) test --locked --test real faults:: -- --nocapture
 
-bench: needs ## what it costs, in tests/bench/RESULTS.md; six minutes after the build
+bench: needs ## what it costs, in tests/bench/RESULTS.md; ten minutes after the build
 	tests/bench/run
 
 # TIME=600 seconds for each target, JOBS=1 at once; tests/fuzz/run --help tells the rest.

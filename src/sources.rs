@@ -98,7 +98,7 @@ pub(crate) async fn once(config: &Config, now: Timestamp) -> Result<PolicySet, S
     };
     match offer.expires_at.filter(|at| *at <= now) {
         Some(at) => Err(format!("{name}: the bundle expired at {at:.0}")),
-        None => offer.read(&name, now).map_err(sentence),
+        None => offer.read(name.trim_end_matches(':'), now).map_err(sentence),
     }
 }
 
@@ -140,7 +140,7 @@ fn place(config: &Config) -> Result<Place, String> {
 }
 
 /// The pinned keys: at least one.
-fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
+pub(crate) fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
     let read = |path: &Path| {
         let wrong = |why: String| format!("policy.keys: {} {why}", shown(path));
         let pem = read_text(path, MAX_KEY).map_err(wrong)?;
@@ -148,8 +148,10 @@ fn keys(config: &Config) -> Result<Vec<PublicKey>, String> {
     };
     let keys =
         config.policy.bundle.keys.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-    match keys.is_empty() {
-        true => Err("policy.keys names no public key that must have signed the bundle".into()),
-        false => Ok(keys),
+    if keys.is_empty() {
+        return Err("policy.keys names no public key that must have signed the bundle; --config \
+                    names a configuration with such a source and its keys"
+            .into());
     }
+    Ok(keys)
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::bundle::MAX_REVISION;
+
 /// The daemon's configuration, where nothing else is said.
 pub(super) const CONFIG: &str = "/etc/portcullis/config.toml";
 
@@ -127,7 +129,7 @@ pub(super) enum Command {
 pub(super) struct Question {
     /// The image, as a pod would name it
     pub(super) image: String,
-    /// Directory or file of policies, or a source as in policy.source [default: that one]
+    /// Directory or file of policies, or a source as in policy.source [default: what that is]
     #[arg(long, value_name = "PATH|SOURCE", conflicts_with = "key")]
     pub(super) policy: Option<String>,
     /// Judge by this public key alone (PEM), in place of policies
@@ -150,13 +152,13 @@ pub(super) struct Question {
 /// What `preflight` asks.
 #[derive(Args, Debug)]
 pub(super) struct Candidate {
-    /// Directory or file of policies, or a source as in policy.source [default: that one]
-    #[arg(long, value_name = "PATH")]
+    /// Directory or file of policies, or a source as in policy.source [default: what that is]
+    #[arg(long, value_name = "PATH|SOURCE")]
     pub(super) policy: Option<String>,
     /// Ask no registry: judge by the evidence on this node alone
     #[arg(long)]
     pub(super) offline: bool,
-    /// Configuration of the daemon, for its runtime, registry_config and state directory
+    /// Configuration of the daemon, for its runtime, policy source and floor, registry_config and state directory
     #[arg(short, long, default_value = CONFIG, value_name = "FILE")]
     pub(super) config: PathBuf,
     /// Credentials in the form of Docker's config.json [default: $DOCKER_CONFIG/config.json or ~/.docker/config.json, if there]
@@ -284,8 +286,8 @@ pub(super) struct Bundle {
     /// Directory of policies
     #[arg(value_name = "DIR")]
     pub(super) directory: PathBuf,
-    /// Counts the changes of the policies: nodes never go back to a lower one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 53))]
+    /// Counts the changes of the policies, from 1 on: nodes never go back to a lower one
+    #[arg(long, value_name = "N", value_parser = revision)]
     pub(super) revision: u64,
     /// Nodes refuse everything from this moment on, unless they have fetched another bundle
     #[arg(long, value_name = "TIME", conflicts_with = "expires_in")]
@@ -332,6 +334,12 @@ pub(super) struct Show {
     pub(super) key: Vec<PathBuf>,
 }
 
+/// `--revision`.
+fn revision(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_REVISION).contains(number));
+    number.ok_or_else(|| format!("a whole number from 1 to {MAX_REVISION} is expected"))
+}
+
 /// Where a node keeps its evidence.
 #[derive(Args, Debug)]
 pub(super) struct StateOf {
@@ -357,6 +365,15 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_revision_is_one_that_json_can_carry() {
+        assert_eq!((revision("1"), revision("9007199254740991")), (Ok(1), Ok(MAX_REVISION)));
+        let why = "a whole number from 1 to 9007199254740991 is expected";
+        for text in ["0", "9007199254740992", "-1", "v1", ""] {
+            assert_eq!(revision(text).unwrap_err(), why, "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

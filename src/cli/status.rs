@@ -118,7 +118,15 @@ fn write_text(report: &Report, style: Style, out: &mut impl Write) -> io::Result
 fn policies(policies: &PoliciesReport) -> (String, Option<String>) {
     let revision = policies.revision.map(|revision| format!(" revision {revision}"));
     let revision = revision.unwrap_or_default();
+    let expired = policies.trouble.as_deref() == Some("Expired");
+    let floor_alone = policies.source_digest.is_none() || expired;
     let text = match &policies.digest {
+        Some(digest) if floor_alone => format!(
+            "{} of the floor alone, set {}; none in force from {}",
+            count(policies.count, "policy", "policies"),
+            short(digest),
+            policies.source
+        ),
         Some(digest) => format!(
             "{}, set {}{revision}, loaded {} ago from {}",
             count(policies.count, "policy", "policies"),
@@ -131,12 +139,14 @@ fn policies(policies: &PoliciesReport) -> (String, Option<String>) {
     // Of a directory that is read every half minute that says nothing.
     let heard = policies.confirmed_seconds_ago.filter(|seconds| *seconds > 60);
     let text = match (heard, &policies.until) {
+        _ if expired => text,
         (_, Some(until)) => format!("{text}, in force until {until}"),
         (Some(seconds), None) => format!("{text}, last heard {} ago", ago(seconds)),
         (None, None) => text,
     };
     let Some(why) = &policies.rejected else { return (text, None) };
     let what = match (policies.trouble.as_deref(), &policies.digest) {
+        _ if floor_alone => "",
         (Some("Rejected" | "NotKept"), Some(_)) => {
             "what is there now is not accepted, and the set in force stays:\n"
         }
@@ -367,6 +377,7 @@ nothing was judged since \n";
         let expected = "none in force, from \n             a.yaml: is empty\n";
         assert!(text(&report).contains(expected), "{}", text(&report));
         report.policies.digest = Some("sha256:1".to_owned());
+        report.policies.source_digest = report.policies.digest.clone();
         let expected = "             what is there now is not accepted, and the set in force \
                         stays:\n             a.yaml: is empty\n";
         assert!(text(&report).contains(expected), "{}", text(&report));
@@ -378,6 +389,7 @@ nothing was judged since \n";
     fn how_long_the_source_is_believed_is_told() {
         let mut report = Report::default();
         report.policies.digest = Some("sha256:1".to_owned());
+        report.policies.source_digest = report.policies.digest.clone();
         report.policies.source = "kubernetes:".to_owned();
         report.policies.revision = Some(7);
         report.policies.confirmed_seconds_ago = Some(120);
@@ -387,6 +399,33 @@ nothing was judged since \n";
         report.policies.until = Some("2026-01-01T00:00:00Z".to_owned());
         let expected = "from kubernetes:, in force until 2026-01-01T00:00:00Z\n";
         assert!(text(&report).contains(expected), "{}", text(&report));
+    }
+
+    #[test]
+    fn policies_whose_time_is_over_are_not_shown_as_in_force() {
+        let mut report = Report::default();
+        report.policies.source = "kubernetes:".to_owned();
+        report.policies.until = Some("2026-01-01T00:00:00Z".to_owned());
+        report.policies.trouble = Some("Expired".to_owned());
+        report.policies.rejected = Some("they expired".to_owned());
+        let expected = "none in force, from kubernetes:\n             they expired\n";
+        assert!(text(&report).contains(expected), "{}", text(&report));
+    }
+
+    #[test]
+    fn a_floor_that_decides_alone_is_not_shown_as_the_source() {
+        let mut report = Report::default();
+        report.policies.source = "kubernetes:".to_owned();
+        report.policies.digest = Some("sha256:1".to_owned());
+        report.policies.count = 1;
+        report.policies.rejected = Some("no answer".to_owned());
+        for (trouble, source_digest) in [("Unreachable", None), ("Expired", Some("sha256:2"))] {
+            report.policies.trouble = Some(trouble.to_owned());
+            report.policies.source_digest = source_digest.map(str::to_owned);
+            let expected = "1 policy of the floor alone, set sha256:1; none in force from \
+                            kubernetes:\n             no answer\n";
+            assert!(text(&report).contains(expected), "{}", text(&report));
+        }
     }
 
     #[test]

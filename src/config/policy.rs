@@ -151,7 +151,10 @@ pub(super) fn policy(reader: &mut Reader<'_>, wire: &WirePolicy) -> Policy {
             auth_file: value(reader, &wire.auth_file, "auth_file"),
         },
     };
-    suits(reader, wire, &policy);
+    // Of a source that cannot be read, nothing is known to suit it.
+    if wire.source.as_ref().is_none_or(|text| source(text.get_ref()).is_ok()) {
+        suits(reader, wire, &policy);
+    }
     policy
 }
 

@@ -288,6 +288,13 @@ fn bundles_are_believed_by_their_keys() {
 }
 
 #[test]
+fn what_suits_a_source_that_cannot_be_read_is_not_known() {
+    let text = "[policy]\nsource = 'ftp://a.example/b'\nkeys = ['/a']\npoll = '1m'\n";
+    let error = Config::parse("c.toml", text).unwrap_err();
+    assert_eq!(error.list().len(), 1, "{error}");
+}
+
+#[test]
 fn what_has_no_meaning_for_the_source_is_refused() {
     for (source, key, problem) in [
         (

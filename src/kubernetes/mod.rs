@@ -57,8 +57,8 @@ pub struct Times {
     pub unchanged: Duration,
     /// How soon what failed is tried again.
     pub again: Pace,
-    /// The Node's condition is written after any wait up to this, so that ten thousand nodes do
-    /// not write at once.
+    /// The Node's condition is written, and a watch that was lost is resumed, after any wait up to
+    /// this, so that ten thousand nodes do not ask at once.
     pub spread: Duration,
     /// How often the condition is written although it has not changed, a fifth more or less.
     pub refresh: Duration,

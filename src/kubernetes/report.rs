@@ -36,7 +36,7 @@ pub async fn report(server: &Server, node: &str, mut standing: watch::Receiver<S
     }
     let times = server.times;
     let path = format!("/api/v1/nodes/{node}/status");
-    let mut writer = Writer { server, path, since: None };
+    let mut writer = Writer { server, node, path, since: None };
     let (mut written, mut failures, mut told) = (None::<String>, 0, None::<String>);
     let mut refresh = Instant::now();
     loop {
@@ -75,6 +75,7 @@ pub async fn report(server: &Server, node: &str, mut standing: watch::Receiver<S
 
 struct Writer<'a> {
     server: &'a Server,
+    node: &'a str,
     path: String,
     /// The status that the condition has, and since when.
     since: Option<(String, Timestamp)>,
@@ -104,7 +105,8 @@ impl Writer<'_> {
         let (address, status, after) = (answer.address.clone(), answer.status, answer.after);
         if status != StatusCode::OK {
             answer.discard(self.server.times.answer).await;
-            return Err(failure::of_writing(&address, "the condition of its node", status, after));
+            let what = format!("the condition of the Node {}", self.node);
+            return Err(failure::of_writing(&address, &what, status, after));
         }
         let body = answer.whole(self.server.times.answer).await?;
         json::read(&body).map_err(|error| {

@@ -19,6 +19,7 @@ use tokio::{
 use crate::policy::{Heard, Offer, pace};
 
 use super::{
+    Times,
     client::{Answer, Server},
     failure::{self, Failure, What},
     kinds::KINDS,
@@ -215,7 +216,7 @@ impl Follower<'_> {
     }
 
     fn pause(&self, failures: u32, after: Option<Duration>) -> Duration {
-        let pause = self.server.times.again.delay(failures, pace::random());
+        let pause = pause(&self.server.times, failures, self.open.is_some(), pace::random());
         // Not all at once when it is over.
         pause + after.unwrap_or_default()
     }
@@ -298,6 +299,15 @@ impl Follower<'_> {
     }
 }
 
+/// How long to wait after so many failures in a row. A watch that was open until now was lost by
+/// all nodes, if the server is what went away: they do not come back within a second.
+fn pause(times: &Times, failures: u32, was_open: bool, random: f64) -> Duration {
+    match was_open && failures <= 1 {
+        true => times.spread.mul_f64(random),
+        false => times.again.delay(failures, random),
+    }
+}
+
 fn unfit_of(kind: &super::kinds::Kind, address: &str, unfit: Unfit) -> Failure {
     let resource = kind.resource();
     let why = match unfit {
@@ -308,4 +318,21 @@ fn unfit_of(kind: &super::kinds::Kind, address: &str, unfit: Unfit) -> Failure {
         Unfit::Much => format!("{address} has more of {resource} than a node can hold"),
     };
     Failure::new(What::Broken, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_nodes_lose_at_once_they_ask_for_over_a_while() {
+        let times = Times::default();
+        assert_eq!(pause(&times, 1, true, 0.0), Duration::ZERO);
+        assert_eq!(pause(&times, 1, true, 0.5), times.spread / 2);
+        // Whoever was not answered, or lost one watch after the other, asks less and less often.
+        for (failures, was_open) in [(1, false), (2, false), (2, true), (9, true)] {
+            let delay = times.again.delay(failures, 0.5);
+            assert_eq!(pause(&times, failures, was_open, 0.5), delay, "{failures} {was_open}");
+        }
+    }
 }

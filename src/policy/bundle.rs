@@ -28,7 +28,7 @@ use super::Offer;
 
 pub(crate) use artifact::{Artifact, Layer, MAX_MANIFEST, signers};
 pub use envelope::PAYLOAD_TYPE;
-pub use payload::{Payload, PayloadError};
+pub use payload::{MAX_REVISION, Payload, PayloadError};
 pub use sign::{Signed, SigningKey, SigningKeyError, sign};
 
 use envelope::Envelope;

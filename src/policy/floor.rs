@@ -32,6 +32,15 @@ pub fn beside_floor(
     Floor::read(directory, now).map(|(floor, _texts)| floor.beside(source))
 }
 
+/// Whether a directory can be a floor.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn check_floor(directory: &Path, now: Timestamp) -> Result<(), Problems> {
+    Floor::read(directory, now).map(|_| ())
+}
+
 /// Policies of the node itself.
 #[derive(Clone, Debug)]
 pub(super) struct Floor(Arc<PolicySet>);

@@ -5,6 +5,7 @@
 
 mod end;
 mod floor;
+mod tell;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -22,9 +23,11 @@ use super::{
     floor::Floor,
     kept::{Kept, Kind, Last},
     source::shown,
-    standing::{InForce, Standing, Trouble, TroubleKind},
+    standing::{Standing, Trouble, TroubleKind},
     succession::{NoStep, Step, step},
 };
+
+use tell::{first_line, note};
 
 /// What became of what was heard.
 #[derive(Clone, Debug)]
@@ -55,6 +58,13 @@ pub(super) struct Setup {
     pub max_age: Option<SignedDuration>,
     /// The floor's directory.
     pub floor: Option<PathBuf>,
+}
+
+impl Setup {
+    /// The source, before a colon.
+    fn name(&self) -> &str {
+        self.source.trim_end_matches(':')
+    }
 }
 
 /// What a directory holds.
@@ -138,9 +148,9 @@ impl Keeper {
             Ok(None) => return None,
             Ok(Some((set, expires_at, confirmed))) => {
                 let set = Arc::new(set);
-                self.source = Some(Source { set: set.clone(), expires_at, confirmed, since: now });
+                self.source = Some(Source { set, expires_at, confirmed, since: now });
                 self.compose(true);
-                Some(Event::Recalled(self.whole(set, now)))
+                Some(self.told(Event::Recalled, now))
             }
             Err(why) => self.reject(TroubleKind::NotKept, why, false, now),
         };
@@ -181,7 +191,7 @@ impl Keeper {
             // The mark says it, and names exactly this set.
             offer.revision = last.revision;
         }
-        let set = offer.texts.read(&self.setup.source, last.confirmed);
+        let set = offer.texts.read(self.setup.name(), last.confirmed);
         let set = set.map_err(|problems| why(problems.to_string()))?;
         // A crash can have left the same set with a later revision, and that is no harm.
         if set.digest() != last.digest || offer.revision < last.revision {
@@ -202,7 +212,7 @@ impl Keeper {
             (heard, _) => heard,
         };
         let event = match heard {
-            Heard::Offer(offer) => match offer.texts.read(&self.setup.source, now) {
+            Heard::Offer(offer) => match offer.texts.read(self.setup.name(), now) {
                 Ok(set) => self.offered(offer, set, asked, now),
                 Err(problems) => {
                     self.reject(TroubleKind::Rejected, problems.to_string(), asked, now)
@@ -263,7 +273,7 @@ impl Keeper {
         let step = match step(kind, last.as_ref(), &offered, offer.expires_at, now) {
             Ok(step) => step,
             Err(no) => {
-                let why = format!("{}: {no}", self.setup.source);
+                let why = format!("{}: {no}", self.setup.name());
                 self.waiting = matches!(no, NoStep::Expired(_)).then_some(offer);
                 return self.reject(TroubleKind::Rejected, why, asked, now);
             }
@@ -289,20 +299,15 @@ impl Keeper {
         };
         let set = Arc::new(set.with_revision(revision));
         let was_expired = self.expired.is_some();
-        self.source = Some(Source { set: set.clone(), expires_at, confirmed: now, since });
+        self.source = Some(Source { set, expires_at, confirmed: now, since });
         self.settle(now);
         let recovered = self.rejected.take().is_some() | self.unreachable.take().is_some();
         let new = !in_force || was_expired && self.expired.is_none();
         self.compose(new);
         match new {
-            true => Some(Event::Loaded(self.whole(set, now))),
-            false => (asked || recovered).then(|| Event::Unchanged(self.whole(set, now))),
+            true => Some(self.told(Event::Loaded, now)),
+            false => (asked || recovered).then(|| self.told(Event::Unchanged, now)),
         }
-    }
-
-    /// The set in force, of which the source's is the whole or a part.
-    fn whole(&self, source: Arc<PolicySet>, now: Timestamp) -> Arc<PolicySet> {
-        self.current.snapshot(now).unwrap_or(source)
     }
 
     /// The source was reached, and holds what it offered last.
@@ -314,16 +319,35 @@ impl Keeper {
         }
         let source = self.source.as_mut()?;
         source.confirmed = now;
-        let set = source.set.clone();
         self.mark_confirmed(now);
         let was_expired = self.expired.is_some();
         self.settle(now);
         let again = was_expired && self.expired.is_none();
         self.compose(again);
         match again {
-            true => Some(Event::Loaded(self.whole(set, now))),
-            false => (asked || recovered).then(|| Event::Unchanged(self.whole(set, now))),
+            true => Some(self.told(Event::Loaded, now)),
+            false => (asked || recovered).then(|| self.told(Event::Unchanged, now)),
         }
+    }
+
+    /// What is told of the set that is in force now, or why there is none although the source has
+    /// one.
+    fn told(&mut self, event: fn(Arc<PolicySet>) -> Event, now: Timestamp) -> Event {
+        match (self.current.snapshot(now), self.without_floor()) {
+            (Ok(set), _) => event(set),
+            (Err(_), Some(why)) => Event::Rejected(why),
+            (Err(refusal), None) => {
+                note(&mut self.expired, TroubleKind::Expired, &refusal.message, now);
+                Event::Expired(refusal.message)
+            }
+        }
+    }
+
+    /// Why there is no floor where there must be one.
+    fn without_floor(&self) -> Option<String> {
+        let why = self.floor.as_ref().err()?;
+        let floor = self.setup.floor.as_deref().map(shown).unwrap_or_default();
+        Some(format!("the floor {floor} is not known: {why}"))
     }
 
     /// Keeps on disk when the source was heard, so that a restart makes no old set young. Not each
@@ -388,10 +412,7 @@ impl Keeper {
     /// Puts in force what follows from all of it. `told`: that is another set than before.
     fn compose(&self, told: bool) {
         let (now, later) = match (&self.source, &self.floor) {
-            (_, Err(why)) => {
-                let floor = self.setup.floor.as_deref().map(shown).unwrap_or_default();
-                (Err(unavailable(&format!("the floor {floor} is not known: {why}"))), None)
-            }
+            (_, Err(_)) => (Err(unavailable(&self.without_floor().unwrap_or_default())), None),
             (None, Ok(None)) => (Err(unavailable(&self.why())), None),
             (None, Ok(Some(floor))) => {
                 let message = format!(
@@ -419,57 +440,6 @@ impl Keeper {
         };
         self.current.put(now, later, told);
     }
-
-    /// Why there is no set of the source.
-    fn why(&self) -> String {
-        let trouble = self.rejected.as_ref().or(self.unreachable.as_ref());
-        let Some(trouble) = trouble else {
-            return format!("{} was not heard of yet", self.setup.source);
-        };
-        let why = first_line(&trouble.message);
-        match self.setup.kind {
-            Kind::Directory => format!(
-                "{why}; \"portcullis check\" shows everything that is wrong with the policies"
-            ),
-            _ => why,
-        }
-    }
-
-    fn publish(&self) {
-        let until = self.end().map(|(until, _)| until);
-        // Without the floor that there must be, nothing is in force, the source's set included.
-        let source = self.source.as_ref().filter(|_| self.floor.is_ok());
-        let in_force = source.map(|source| InForce {
-            digest: source.set.digest(),
-            revision: source.set.revision(),
-            policies: source.set.policies().len(),
-            since: source.since,
-            until,
-        });
-        let troubles = [&self.expired, &self.rejected, &self.floor_rejected, &self.unreachable];
-        let trouble = troubles.into_iter().flatten().next().cloned();
-        let confirmed = self.source.as_ref().map(|source| source.confirmed);
-        let standing = Standing { in_force, trouble, confirmed };
-        self.standing.send_if_modified(|before| {
-            let changed = *before != standing;
-            *before = standing;
-            changed
-        });
-    }
-}
-
-/// Notes a trouble, and returns whether it is another one than before.
-fn note(slot: &mut Option<Trouble>, kind: TroubleKind, message: &str, now: Timestamp) -> bool {
-    let same = |trouble: &Trouble| trouble.kind == kind && trouble.message == message;
-    if slot.as_ref().is_some_and(same) {
-        return false;
-    }
-    *slot = Some(Trouble { kind, message: message.to_owned(), since: now });
-    true
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

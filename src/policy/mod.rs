@@ -34,7 +34,7 @@ mod yaml;
 
 pub use current::{Changes, Current};
 pub(crate) use file::moment::read_moment;
-pub use floor::beside_floor;
+pub use floor::{beside_floor, check_floor};
 pub use keeper::Event;
 pub use model::{
     Authority, AuthorityKind, BreakGlass, Caller, ImagePolicy, Mode, PolicySet, PublicKeyAuthority,

@@ -7,6 +7,7 @@
 mod bring_up;
 mod cluster;
 mod crds;
+mod enforce;
 mod follow;
 #[path = "../support/mod.rs"]
 mod support;
@@ -37,6 +38,8 @@ fn trials() -> Vec<Trial> {
         )+)*)* };
     }
     tests! {
+        enforce:
+            what_is_applied_is_enforced_and_outlives_the_server on Definitions;
         bring_up:
             it_tells_its_version on Whole | Definitions,
             it_stops_and_starts_with_its_data on Whole | Definitions,

@@ -6,6 +6,7 @@ mod support;
 
 mod bundles;
 mod cli;
+mod control;
 mod crds;
 mod crowd;
 mod pin;

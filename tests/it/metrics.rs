@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Sends these bytes, and returns what comes back until the end.
-fn talk(socket: &Path, request: &[u8]) -> String {
+pub(crate) fn talk(socket: &Path, request: &[u8]) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.write_all(request).unwrap();
     let mut answer = String::new();

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use crate::{
     cli::judge::no_directory,
     config::{Config, PolicySource},
     image::shorten,
-    policy::source::shown,
+    policy::{check_floor, source::shown},
     problem::Problems,
+    sources::keys,
 };
 
 /// Notes on a configuration that is well; what is wrong with it otherwise. Looks at this machine,
@@ -40,6 +43,15 @@ pub(super) fn notes(path: &Path) -> Result<Vec<String>, Problems> {
     let files = files.chain(ca.map(|ca| ("policy.certificate_authority", ca)));
     let missing = files.filter(|(_, path)| !path.is_file());
     notes.extend(missing.map(|(field, path)| format!("{field}: {} is no file", shown(path))));
+    // A file that is there is one that the daemon will read.
+    if config.policy.bundle.keys.iter().all(|key| key.is_file()) && config.policy.source.is_bundle()
+    {
+        notes.extend(keys(&config).err());
+    }
+    if let Some(floor) = config.policy.floor.as_ref().filter(|floor| floor.is_dir()) {
+        let problems = check_floor(floor, Timestamp::now()).err();
+        notes.extend(problems.map(|problems| format!("policy.floor: {problems}")));
+    }
     // Many a node has no such directory: only one that somebody asked for is missed.
     if written("registry_config").is_some() {
         let missing = config.runtime.registry_config.iter().filter(|path| !path.is_dir());
@@ -67,6 +79,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().to_str().unwrap();
         fs::write(directory.path().join("a.yaml"), "").unwrap();
+        fs::create_dir(directory.path().join("empty")).unwrap();
         let path = directory.path().join("c.toml");
         fs::write(&path, text.replace("D", place)).unwrap();
         notes(&path).unwrap().into_iter().map(|note| note.replace(place, "D")).collect()
@@ -91,6 +104,20 @@ mod tests {
                 "policy.floor: D/floor is not there",
                 "policy.keys: D/b.pub is no file",
                 "policy.certificate_authority: D/ca.pem is no file"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_daemon_cannot_use_of_a_bundles_files_is_noted() {
+        let bundle = "policy.source = 'https://a.example/b'\npolicy.keys = ['D/a.yaml']\n\
+                      policy.floor = 'D/empty'";
+        assert_eq!(
+            noted(bundle),
+            [
+                "policy.keys: D/a.yaml holds no public key: no PEM block: \"-----BEGIN PUBLIC \
+                 KEY-----\" and its end are expected",
+                "policy.floor: D/empty: holds no policy (*.yaml, *.yml)"
             ]
         );
     }

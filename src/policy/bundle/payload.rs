@@ -18,7 +18,7 @@ use crate::{
 /// Most bytes of a payload: the largest set, with what JSON adds to it.
 const MAX_PAYLOAD: usize = 18 << 20;
 /// Largest revision: the largest integer that every reader of JSON reads exactly (RFC 8259, 6).
-const MAX_REVISION: u64 = (1 << 53) - 1;
+pub const MAX_REVISION: u64 = (1 << 53) - 1;
 /// Most files and most keys of a bundle, each.
 const MAX_FILES: usize = MAX_POLICIES;
 /// Longest name of a file or a key, in bytes.

@@ -238,7 +238,7 @@ pub enum SigningKeyError {
     Encrypted,
     /// cosign's own form.
     #[error(
-        "cosign encrypted this private key in a form of its own; push the bundle to a registry \
+        "cosign encrypted this private key in a form of its own; push the payload to a registry \
          and sign it there with `cosign sign --key`, or make a key with `openssl genpkey \
          -algorithm ed25519`"
     )]
@@ -259,7 +259,10 @@ pub enum SigningKeyError {
     #[error("keys of algorithm {0} do not sign bundles; ECDSA, RSA and Ed25519 do")]
     Algorithm(String),
     /// A key that its library does not take.
-    #[error("the key's value is not one that a private key of its kind can have")]
+    #[error(
+        "the key's value is not one that a private key of its kind can have; RSA has 2048 to 8192 \
+         bits"
+    )]
     Rejected,
     /// A key whose public half nobody would pin.
     #[error(transparent)]

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::policy::file::name::{MAX_KEY_NAME, MAX_NAME};
+use crate::policy::file::{
+    moment::END,
+    name::{MAX_KEY_NAME, MAX_NAME},
+};
 
 /// A "DNS subdomain" (RFC 1123), but for its length.
 const SUBDOMAIN: &str = "[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*";
@@ -61,12 +64,12 @@ pub(super) fn annotation() -> Value {
 /// A time, as far as all who read policies take it for the same one. It has no `format`: with
 /// one, an API server takes a list for it as well.
 pub(super) fn moment() -> Value {
-    let pattern = "^([1-8][0-9]|9[0-8])[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9]\
+    let pattern = "^[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9]\
                    (\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
     let longest = "2026-01-01T00:00:00.000000000+00:00".len();
     rule(
         text(longest, pattern),
-        "timestamp(self) < timestamp('9999-01-01T00:00:00Z')",
+        &format!("timestamp(self) < timestamp('{END}')"),
         "a time as in 2026-01-01T00:00:00Z (RFC 3339) is expected",
     )
 }

@@ -156,7 +156,7 @@ fn each_change_of_the_source_comes_into_force() {
     assert_eq!(node.current.snapshot(at(3)).unwrap().revision(), Some(8));
     assert!(
         node.offer("one", 7, 4)
-            .starts_with("rejected kubernetes:: the API server is at resourceVersion 7")
+            .starts_with("rejected kubernetes: the API server is at resourceVersion 7")
     );
 }
 
@@ -165,7 +165,7 @@ fn what_is_no_set_leaves_the_set_in_force_and_is_told_once() {
     let mut node = Node::new();
     node.offer("one", 1, 1);
     let empty = || Heard::Offer(Offer::of_objects(Texts::default(), 2));
-    assert_eq!(node.hear(empty(), 2), "rejected kubernetes:: holds no policy");
+    assert_eq!(node.hear(empty(), 2), "rejected kubernetes: holds no policy");
     assert_eq!(node.hear(empty(), 3), "");
     // That it still holds the same says nothing for the set in force.
     assert_eq!(node.hear(Heard::Unchanged, 4), "");
@@ -175,7 +175,7 @@ fn what_is_no_set_leaves_the_set_in_force_and_is_told_once() {
     assert_eq!(node.hear(Heard::Failed("away".into()), 5), "unreachable away");
     assert_eq!(node.trouble().unwrap().0, TroubleKind::Rejected);
     assert_eq!(node.hear(Heard::Failed("away".into()), 6), "");
-    assert_eq!(node.hear(Heard::Unchanged, 7), "rejected kubernetes:: holds no policy");
+    assert_eq!(node.hear(Heard::Unchanged, 7), "rejected kubernetes: holds no policy");
     assert_eq!(node.offer("one", 3, 8), "unchanged one");
     assert_eq!((node.trouble(), node.in_force(8)), (None, Ok(digest("one"))));
 }
@@ -308,6 +308,42 @@ fn without_its_floor_a_node_refuses() {
     assert_eq!(node.in_force(5), Err(Code::PolicyUnavailable));
     assert!(node.refusal(5).message.contains("/floor is not known: "), "{:?}", node.refusal(5));
     assert_eq!(node.keeper.standing.borrow().in_force, None, "and so it is told");
+}
+
+#[test]
+fn nothing_is_told_to_be_in_force_that_is_not() {
+    let mut node = Node::with(Some(SignedDuration::from_secs(100)), true);
+    let told = |event: Option<Event>, node: &Node, now| match event {
+        Some(Event::Loaded(set) | Event::Recalled(set) | Event::Unchanged(set)) => {
+            assert_eq!(Ok(set.digest()), node.in_force(now));
+            true
+        }
+        _ => false,
+    };
+    let unchanged = |node: &mut Node, now| node.keeper.hear(Heard::Unchanged, true, at(now));
+    let event = node.keeper.hear(Heard::Offer(offer("one", 1)), false, at(1));
+    assert!(told(event, &node, 1));
+    let event = unchanged(&mut node, 2);
+    assert!(told(event, &node, 2));
+    node.keeper.tick(at(500));
+    let event = unchanged(&mut node, 501);
+    assert!(told(event, &node, 501), "the set with its floor is back");
+    // A floor that is broken, and was not kept.
+    fs::write(node.place.path().join("floor/f.yaml"), "kind: [").unwrap();
+    fs::remove_dir_all(node.state()).unwrap();
+    node.restart(at(502));
+    for (now, heard) in [(503, Heard::Offer(offer("one", 1))), (504, Heard::Unchanged)] {
+        let event = node.keeper.hear(heard, true, at(now));
+        assert!(matches!(&event, Some(Event::Rejected(why)) if why.starts_with("the floor ")));
+        assert_eq!(node.in_force(now), Err(Code::PolicyUnavailable));
+    }
+    // What is kept, and too old.
+    let mut node = Node::with(Some(SignedDuration::from_secs(100)), false);
+    node.offer("one", 1, 1);
+    (node.keeper, node.current) = started(node.place.path(), node.max_age, false);
+    let event = node.keeper.recall(Offer::of_kept_files, at(200));
+    assert!(matches!(event, Some(Event::Expired(_))), "{event:?}");
+    assert!(node.keeper.tick(at(200)).is_none(), "it was told");
 }
 
 #[test]

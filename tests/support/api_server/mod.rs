@@ -16,7 +16,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -57,6 +57,8 @@ pub(crate) struct Request {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Before its body.
+    pub(crate) arrived: Instant,
 }
 
 struct Shared {
@@ -295,6 +297,11 @@ impl ApiServer {
         if timeout(PATIENCE, wanted).await.is_err() {
             panic!("{} watches are open", *self.shared.watches.borrow());
         }
+    }
+
+    /// How many watches are open.
+    pub(crate) fn watched(&self) -> usize {
+        *self.shared.watches.borrow()
     }
 
     /// How many connections were accepted.

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::TcpListener,
     pin::Pin,
     sync::{
         Arc,
@@ -10,6 +9,7 @@ use std::{
     },
     task::{Context, Poll, ready},
     thread,
+    time::Instant,
 };
 
 use http::Response;
@@ -18,7 +18,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
@@ -28,6 +28,9 @@ use super::{
     answer::{self, Body},
 };
 
+/// Connections that wait to be accepted: as many as a server written in Go lets wait on Linux.
+const BACKLOG: u32 = 4096;
+
 /// The thread; ends with the value.
 pub(super) struct Server {
     stop: Option<oneshot::Sender<()>>,
@@ -36,15 +39,18 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(shared: Arc<Shared>, tls: Option<ServerConfig>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = {
+            let _runtime = runtime.enter();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+            socket.listen(BACKLOG).unwrap()
+        };
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         shared.url.set(url).expect("started once");
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
@@ -68,7 +74,6 @@ impl Drop for Server {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<ServerConfig>) {
-    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let tls = tls.map(|config| {
         let mut config = config;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -116,10 +121,11 @@ async fn respond(
     request: http::Request<Incoming>,
     certificate: Option<&[u8]>,
 ) -> io::Result<Response<Body>> {
+    let arrived = Instant::now();
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let request = Request { method: head.method, target, headers: head.headers, body };
+    let request = Request { method: head.method, target, headers: head.headers, body, arrived };
     shared.requests.send_modify(|requests| requests.push(request.clone()));
     let fault =
         shared.faults.lock().unwrap().due(&format!("{} {}", request.method, request.target));
