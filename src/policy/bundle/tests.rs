@@ -229,6 +229,16 @@ fn what_is_opened_is_opened_again_from_the_bytes_that_it_keeps() {
 }
 
 #[test]
+fn an_envelope_is_left_at_the_first_key_that_is_not_its_own() {
+    let refused = |text: &str| Sealed::parse(text.as_bytes()).unwrap_err().to_string();
+    // Whoever looks for equal keys first has remembered millions of others.
+    assert!(refused(r#"{"a":1,"b":1,"b":1}"#).contains("unknown field `a`"));
+    assert!(refused(r#"{"payload":"","payload":""}"#).contains("duplicate field `payload`"));
+    let twice = r#"{"payload":"","payloadType":"","signatures":[{"sig":"","sig":""}]}"#;
+    assert!(refused(twice).contains("duplicate field `sig`"));
+}
+
+#[test]
 fn an_envelope_is_read_strictly() {
     let pair = Pair::p256();
     let bytes = payload().write().unwrap();

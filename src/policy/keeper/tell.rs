@@ -22,7 +22,9 @@ impl Keeper {
     /// Shows how the policies stand.
     pub(super) fn publish(&self) {
         let until = self.end().map(|(until, _)| until);
-        let in_force = self.source.as_ref().map(|source| InForce {
+        // Without the floor that there must be, nothing is in force, the source's set included.
+        let source = self.source.as_ref().filter(|_| self.floor.is_ok());
+        let in_force = source.map(|source| InForce {
             digest: source.set.digest(),
             revision: source.set.revision(),
             policies: source.set.policies().len(),

@@ -307,6 +307,7 @@ fn without_its_floor_a_node_refuses() {
     node.offer("one", 1, 5);
     assert_eq!(node.in_force(5), Err(Code::PolicyUnavailable));
     assert!(node.refusal(5).message.contains("/floor is not known: "), "{:?}", node.refusal(5));
+    assert_eq!(node.keeper.standing.borrow().in_force, None, "and so it is told");
 }
 
 #[test]
