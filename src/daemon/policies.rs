@@ -14,17 +14,17 @@ pub(super) fn record(event: &policy::Event, in_force: bool) -> Record {
     let (message, set) = match event {
         policy::Event::Loaded(set) => {
             let message = format!("policy set in force: {}", counted(set));
-            tracing::info!(digest = %set.digest(), "{message}");
+            tracing::info!(revision = set.revision(), digest = %set.digest(), "{message}");
             (message, Some(set))
         }
         policy::Event::Recalled(set) => {
             let message = format!("policy set that this node had last, in force: {}", counted(set));
-            tracing::warn!(digest = %set.digest(), "{message}");
+            tracing::warn!(revision = set.revision(), digest = %set.digest(), "{message}");
             (message, Some(set))
         }
         policy::Event::Unchanged(set) => {
             let message = "policies load; the set in force is unchanged".to_owned();
-            tracing::info!(digest = %set.digest(), "{message}");
+            tracing::info!(revision = set.revision(), digest = %set.digest(), "{message}");
             (message, Some(set))
         }
         policy::Event::Rejected(why) => {

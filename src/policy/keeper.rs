@@ -223,6 +223,11 @@ impl Keeper {
                 self.reject(TroubleKind::Rejected, problems.to_string(), asked, now)
             }
             Heard::Failed(why) => {
+                // The API server names itself; a host is not yet the bundle that it has.
+                let why = match self.setup.kind {
+                    Kind::Bundle => format!("{}: {why}", self.setup.name()),
+                    _ => why,
+                };
                 let told = note(&mut self.unreachable, TroubleKind::Unreachable, &why, now);
                 self.compose(false);
                 (asked || told).then_some(Event::Unreachable(why))

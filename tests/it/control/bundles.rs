@@ -84,7 +84,7 @@ impl Origin {
 
     /// What is said of it then.
     pub(super) fn down(&self) -> String {
-        format!("{} answered 503 Service Unavailable", self.server.host())
+        format!("{}: {} answered 503 Service Unavailable", self.name(), self.server.host())
     }
 
     fn is_wrong(&self, wrong: Wrong) {
