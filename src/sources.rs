@@ -73,31 +73,51 @@ pub(crate) fn follow(config: &Config) -> Result<Followed, String> {
     Ok(Followed { plan, api_server })
 }
 
+/// Why a set is not known.
+#[derive(Debug)]
+pub(crate) enum NoSet {
+    /// The source cannot be reached, or does not answer as it should: it may another time.
+    Unanswered(String),
+    /// What it holds is no set, or the configuration is wrong.
+    Unusable(String),
+}
+
+impl From<String> for NoSet {
+    fn from(why: String) -> Self {
+        Self::Unusable(why)
+    }
+}
+
 /// The set that the source holds now, whether or not it may come into force on this node.
 ///
 /// # Errors
 ///
 /// Why it is not known, or no set, in a sentence.
-pub(crate) async fn once(config: &Config, now: Timestamp) -> Result<PolicySet, String> {
+pub(crate) async fn once(config: &Config, now: Timestamp) -> Result<PolicySet, NoSet> {
     let name = config.policy.source.to_string();
-    let sentence = |problems: Problems| problems.to_string();
+    let sentence = |problems: Problems| NoSet::Unusable(problems.to_string());
     let offer = match &config.policy.source {
         PolicySource::Directory(directory) => {
             return source::load(directory, now).map_err(sentence);
         }
-        PolicySource::Kubernetes => kubernetes::once(&server(config)).await?,
+        PolicySource::Kubernetes => {
+            kubernetes::once(&server(config)).await.map_err(NoSet::Unanswered)?
+        }
         PolicySource::Https(_) | PolicySource::Oci(_) => {
             let mut fetcher = Fetcher::new(place(config)?, keys(config)?.into());
             match fetcher.ask(true).await.heard {
                 Heard::Offer(offer) => offer,
                 Heard::Rejected(problems) => return Err(sentence(problems)),
-                Heard::Failed(why) => return Err(format!("{name}: {why}")),
-                Heard::Unchanged => return Err(format!("{name}: says that nothing has changed")),
+                Heard::Failed(why) => return Err(NoSet::Unanswered(format!("{name}: {why}"))),
+                Heard::Unchanged => {
+                    let why = format!("{name}: says that nothing has changed");
+                    return Err(NoSet::Unanswered(why));
+                }
             }
         }
     };
     match offer.expires_at.filter(|at| *at <= now) {
-        Some(at) => Err(format!("{name}: the bundle expired at {at:.0}")),
+        Some(at) => Err(NoSet::Unusable(format!("{name}: the bundle expired at {at:.0}"))),
         None => offer.read(name.trim_end_matches(':'), now).map_err(sentence),
     }
 }
@@ -111,9 +131,11 @@ pub(crate) fn with_floor(
     config: &Config,
     set: PolicySet,
     now: Timestamp,
-) -> Result<PolicySet, String> {
+) -> Result<PolicySet, NoSet> {
     match &config.policy.floor {
-        Some(floor) => beside_floor(floor, &set, now).map_err(|problems| problems.to_string()),
+        Some(floor) => {
+            beside_floor(floor, &set, now).map_err(|problems| problems.to_string().into())
+        }
         None => Ok(set),
     }
 }

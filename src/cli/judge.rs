@@ -21,7 +21,7 @@ use crate::{
     policy::{Caller, PolicySet, source},
     refusal::Code,
     resolve::{AuthFile, HostsDirectories, Registry},
-    sources,
+    sources::{self, NoSet},
     verify::PublicKey,
 };
 
@@ -102,7 +102,8 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
     let remedy = if answered { "" } else { "; or name --policy or --key" };
     let config = config(&question.config, answered)
         .map_err(|error| fail(Exit::Config)(format!("{error}{remedy}")))?;
-    let policies = Arc::new(policies(question, &config).map_err(fail(Exit::Config))?);
+    let policies = policies(question, &config).map_err(|why| fail(exit_of(&why))(sentence(why)))?;
+    let policies = Arc::new(policies);
     let credentials = AuthFile::load(question.auth_file.as_deref())
         .and_then(|file| file.credentials(&image.repository))
         .map_err(fail(Exit::Config))?;
@@ -125,7 +126,7 @@ pub(super) fn judge(question: &Question) -> Result<Judged, Exit> {
     Ok(Judged { image, policies, judgement })
 }
 
-fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
+fn policies(question: &Question, config: &Config) -> Result<PolicySet, NoSet> {
     if let Some(path) = &question.key {
         let mut pem = String::new();
         let read =
@@ -139,7 +140,7 @@ fn policies(question: &Question, config: &Config) -> Result<PolicySet, String> {
 }
 
 /// The policies that were named, or those that the daemon's source holds, beside the daemon's floor.
-pub(super) fn load(named: Option<&str>, config: &Config) -> Result<PolicySet, String> {
+pub(super) fn load(named: Option<&str>, config: &Config) -> Result<PolicySet, NoSet> {
     let now = Timestamp::now();
     let set = match named {
         Some(source) if is_source(source) => {
@@ -150,13 +151,13 @@ pub(super) fn load(named: Option<&str>, config: &Config) -> Result<PolicySet, St
         Some(path) => {
             let path = Path::new(path);
             let read = if path.is_dir() { source::load } else { source::load_file };
-            read(path, now).map_err(|problems| problems.to_string())
+            read(path, now).map_err(|problems| problems.to_string().into())
         }
         None => {
             if let PolicySource::Directory(directory) = &config.policy.source
                 && let Some(why) = no_directory(directory)
             {
-                return Err(format!("policy.source: {why}"));
+                return Err(format!("policy.source: {why}").into());
             }
             ask(config, now)
         }
@@ -164,12 +165,26 @@ pub(super) fn load(named: Option<&str>, config: &Config) -> Result<PolicySet, St
     sources::with_floor(config, set?, now)
 }
 
+/// How a command ends that knows no policies for this.
+pub(super) fn exit_of(why: &NoSet) -> Exit {
+    match why {
+        NoSet::Unanswered(_) => Exit::Inconclusive,
+        NoSet::Unusable(_) => Exit::Config,
+    }
+}
+
+pub(super) fn sentence(why: NoSet) -> String {
+    match why {
+        NoSet::Unanswered(why) | NoSet::Unusable(why) => why,
+    }
+}
+
 /// Whether this names a source of policies as the configuration does, and no path.
 fn is_source(text: &str) -> bool {
     text == "kubernetes:" || text.contains("://")
 }
 
-fn ask(config: &Config, now: Timestamp) -> Result<PolicySet, String> {
+fn ask(config: &Config, now: Timestamp) -> Result<PolicySet, NoSet> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot begin: {error}"))?;
     runtime.block_on(sources::once(config, now))
@@ -180,4 +195,25 @@ fn ask(config: &Config, now: Timestamp) -> Result<PolicySet, String> {
 pub(super) fn no_directory(source: &Path) -> Option<String> {
     let is_file = source.exists() && !source.is_dir();
     is_file.then(|| format!("{} is a file; name its directory", source::shown(source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_does_not_answer_is_no_mistake_of_the_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("policy.pub");
+        fs::write(&key, crate::verify::testing::Pair::p256().pem()).unwrap();
+        let asked = |source: &str, keys: &str| {
+            let text = format!("[policy]\nsource = '{source}'\nkeys = ['{keys}']\n");
+            let config = Config::parse("c.toml", &text).unwrap();
+            exit_of(&load(None, &config).unwrap_err())
+        };
+        // Nobody can listen on port 0.
+        let away = "https://127.0.0.1:0/policies";
+        assert_eq!(asked(away, key.to_str().unwrap()), Exit::Inconclusive);
+        assert_eq!(asked(away, "/nowhere/policy.pub"), Exit::Config);
+    }
 }

@@ -13,6 +13,7 @@ use crate::{
     pipeline::SandboxImage,
     preflight::{ContainerFinding, ImageFinding, Preflight, Report, State, Verdict},
     resolve::{AuthFile, HostsDirectories, Registry},
+    sources::NoSet,
 };
 
 use super::{
@@ -33,8 +34,9 @@ pub(super) fn run(
     let preflight = match prepare(candidate) {
         Ok(preflight) => preflight,
         Err(why) => {
-            eprintln!("portcullis: {why}");
-            return Ok(Exit::Config);
+            let exit = judge::exit_of(&why);
+            eprintln!("portcullis: {}", judge::sentence(why));
+            return Ok(exit);
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -63,7 +65,7 @@ pub(super) fn run(
     })
 }
 
-fn prepare(candidate: &Candidate) -> Result<Preflight, String> {
+fn prepare(candidate: &Candidate) -> Result<Preflight, NoSet> {
     let config = super::config(&candidate.config, candidate.policy.is_some())?;
     let policies = Arc::new(judge::load(candidate.policy.as_deref(), &config)?);
     let auth_file = match candidate.offline {
