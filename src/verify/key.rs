@@ -31,6 +31,8 @@ use spki::{
 
 use crate::image::{Digest, shorten};
 
+use super::oid::{EC, ED25519, P256, P384, P521, RSA};
+
 /// Longest PEM text that is read, in bytes: an RSA key of 8192 bits has 1.5 KiB.
 pub(crate) const MAX_PEM: usize = 16 << 10;
 /// RSA moduli that are accepted, in bits. Smaller ones can be factored; larger ones only cost
@@ -38,13 +40,6 @@ pub(crate) const MAX_PEM: usize = 16 << 10;
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// Smallest RSA exponent (FIPS 186-5, A.1.1).
 const RSA_EXPONENT: u64 = 65537;
-
-const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 static ECDSA_P256: [&EcdsaVerificationAlgorithm; 1] = [&aws::ECDSA_P256_SHA256_ASN1];
 static ECDSA_P384: [&EcdsaVerificationAlgorithm; 2] =

@@ -6,6 +6,7 @@
 mod bundle;
 mod finding;
 mod key;
+pub(crate) mod oid;
 mod simple;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/fuzz/properties/verify.rs"]

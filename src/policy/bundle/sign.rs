@@ -21,7 +21,10 @@ use spki::{
 
 use crate::{
     image::shorten,
-    verify::{KeyError, KeyId, PublicKey},
+    verify::{
+        KeyError, KeyId, PublicKey,
+        oid::{EC, ED25519, P256, P384, P521, RSA},
+    },
 };
 
 use super::{
@@ -31,13 +34,6 @@ use super::{
 
 /// Longest PEM text that is read, in bytes: an RSA key of 8192 bits has 6.5 KiB.
 const MAX_PEM: usize = 16 << 10;
-
-const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 /// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410, 4).
 const ED25519_HEAD: [u8; 12] =
